@@ -1,0 +1,60 @@
+# Two commands matter: `make quickstart` and `make test`. Each makes what it needs first.
+
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST_ARGS ?= -n auto --maxprocesses 8 --dist loadfile
+
+BIN := $(VENV)/bin
+# A stamp is written after everything it stands for has succeeded; it is out of date when the metadata changes.
+RUN_STAMP := $(VENV)/.installed-run
+TEST_STAMP := $(VENV)/.installed-test
+
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.NOTPARALLEL:
+.PHONY: help venv quickstart test lint format clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+quickstart: $(RUN_STAMP) ## Train, evaluate and draw a small model on this machine: output/quickstart/
+	$(BIN)/python tools/quickstart.py --output output/quickstart
+
+test: lint ## Run the linters and all tests
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(TEST_STAMP) ## Check format, lint rules and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(TEST_STAMP) ## Rewrite the sources as the linters want them
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean: ## Remove the environment, caches, builds and results
+	rm -rf $(VENV) build dist *.egg-info output .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.11 ...")'
+	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+	  rm -rf $(VENV); \
+	  $(PYTHON) -m venv $(VENV) || { \
+	    echo "No venv with pip of its own (Debian: package python3-venv); using the pip of $(PYTHON)."; \
+	    rm -rf $(VENV); \
+	    $(PYTHON) -m venv --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install pip; \
+	  }; \
+	fi
+
+$(RUN_STAMP): pyproject.toml setup.py
+	@$(MAKE) --no-print-directory venv
+	$(BIN)/python -m pip install -e .
+	@touch $@
+
+# panopticapi-lite asks for an old NumPy that the code itself does not need, hence --no-deps.
+$(TEST_STAMP): pyproject.toml setup.py Makefile
+	@$(MAKE) --no-print-directory venv
+	$(BIN)/python -m pip install -e '.[test]'
+	$(BIN)/python -m pip install --no-deps panopticapi-lite==0.2.0
+	@touch $@

@@ -1,0 +1,152 @@
+"""Every configuration key that this project adds to Detectron2's: its default and what it means."""
+
+from __future__ import annotations
+
+from mask2former.d2.config import CfgNode
+from mask2former.d2.config import get_cfg as _get_d2_cfg
+
+
+def get_cfg() -> CfgNode:
+    """Return a new, complete configuration: Detectron2's keys and this project's, all at their defaults."""
+    cfg = _get_d2_cfg()
+    add_maskformer2_config(cfg)
+    return cfg
+
+
+def add_maskformer2_config(cfg: CfgNode) -> None:
+    """Add this project's keys to `cfg` in place.
+
+    `cfg` comes from `mask2former.d2.config.get_cfg()` or from Detectron2's own `get_cfg()`, with or without the
+    keys of its DeepLab project, and keeps the values it already has for keys that both define.
+    """
+    _add_input(cfg)
+    _add_solver(cfg)
+    _add_backbones(cfg)
+    _add_head(cfg)
+    _add_mask_former(cfg)
+
+
+def _set_default(node: CfgNode, **defaults: object) -> None:
+    for key, value in defaults.items():
+        if key not in node:
+            node[key] = value
+
+
+def _add_input(cfg: CfgNode) -> None:
+    _set_default(
+        cfg.INPUT,
+        # Which registered mapper turns a dataset dict into a training example.
+        DATASET_MAPPER_NAME="mask_former_semantic",
+        # SSD's photometric distortion, in the resize-and-crop mappers.
+        COLOR_AUG_SSD=False,
+        # Pad training images to this multiple; -1 leaves them as they are (the model pads its batches anyway).
+        SIZE_DIVISIBILITY=-1,
+        # Large-scale jitter: side of the square crop, and the range of scales relative to it.
+        IMAGE_SIZE=1024,
+        MIN_SCALE=0.1,
+        MAX_SCALE=2.0,
+    )
+    # Largest share of a crop that one category may fill; crops are drawn again, up to ten times, until it holds.
+    _set_default(cfg.INPUT.CROP, SINGLE_CATEGORY_MAX_AREA=1.0)
+
+
+def _add_solver(cfg: CfgNode) -> None:
+    _set_default(
+        cfg.SOLVER,
+        OPTIMIZER="ADAMW",  # ADAMW or SGD
+        BACKBONE_MULTIPLIER=0.1,  # learning rate of the backbone relative to the rest
+        WEIGHT_DECAY_EMBED=0.0,  # weight decay of embeddings (queries, levels)
+        POLY_LR_POWER=0.9,
+        POLY_LR_CONSTANT_ENDING=0.0,  # WarmupPolyLR never goes below this share of the base learning rate
+    )
+    # Type of autocast: float16 (with loss scaling) or bfloat16. On a CPU float16 means no autocast.
+    _set_default(cfg.SOLVER.AMP, DTYPE="float16")
+
+
+def _add_backbones(cfg: CfgNode) -> None:
+    _set_default(
+        cfg.MODEL.RESNETS,
+        STEM_TYPE="basic",  # basic, or deeplab: three 3x3 convolutions (R-103)
+        RES5_MULTI_GRID=[1, 1, 1],  # dilation of each res5 block relative to RES5_DILATION
+        USE_CHECKPOINT=False,  # recompute activations in the backward pass
+    )
+    if "SWIN" not in cfg.MODEL:
+        cfg.MODEL.SWIN = CfgNode()
+    _set_default(
+        cfg.MODEL.SWIN,
+        PRETRAIN_IMG_SIZE=224,  # sets the size of the absolute position table
+        PATCH_SIZE=4,
+        EMBED_DIM=96,
+        DEPTHS=[2, 2, 6, 2],
+        NUM_HEADS=[3, 6, 12, 24],
+        WINDOW_SIZE=7,
+        MLP_RATIO=4.0,
+        QKV_BIAS=True,
+        QK_SCALE=None,  # None: 1 / sqrt(head width)
+        DROP_RATE=0.0,
+        ATTN_DROP_RATE=0.0,
+        DROP_PATH_RATE=0.3,  # stochastic depth of the last block; earlier ones grow linearly from 0
+        APE=False,  # absolute position embedding
+        PATCH_NORM=True,
+        OUT_FEATURES=["res2", "res3", "res4", "res5"],
+        USE_CHECKPOINT=False,  # recompute activations in the backward pass
+    )
+
+
+def _add_head(cfg: CfgNode) -> None:
+    _set_default(
+        cfg.MODEL.SEM_SEG_HEAD,
+        PIXEL_DECODER_NAME="MSDeformAttnPixelDecoder",
+        MASK_DIM=256,  # channels of the per-pixel embeddings that queries are multiplied with
+        TRANSFORMER_ENC_LAYERS=6,
+        # Width of the pixel decoder's FFN. The published models have 1024 whatever DIM_FEEDFORWARD says.
+        TRANSFORMER_ENC_DIM_FEEDFORWARD=1024,
+        DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES=["res3", "res4", "res5"],
+        DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS=4,
+        DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS=8,
+    )
+
+
+def _add_mask_former(cfg: CfgNode) -> None:
+    if "MASK_FORMER" not in cfg.MODEL:
+        cfg.MODEL.MASK_FORMER = CfgNode()
+    node = cfg.MODEL.MASK_FORMER
+    _set_default(
+        node,
+        # Loss and matching weights (Sec. 4.1 of the paper uses 2, 5, 5).
+        DEEP_SUPERVISION=True,
+        NO_OBJECT_WEIGHT=0.1,
+        CLASS_WEIGHT=1.0,
+        DICE_WEIGHT=1.0,
+        MASK_WEIGHT=20.0,
+        # Transformer decoder.
+        NHEADS=8,
+        DROPOUT=0.1,
+        DIM_FEEDFORWARD=2048,
+        ENC_LAYERS=0,  # layers of the encoder inside StandardTransformerDecoder
+        DEC_LAYERS=6,  # multi-scale decoder: one more than its layers, since the learned queries predict too
+        PRE_NORM=False,
+        HIDDEN_DIM=256,
+        NUM_OBJECT_QUERIES=100,
+        ENFORCE_INPUT_PROJ=False,
+        TRANSFORMER_DECODER_NAME="MultiScaleMaskedTransformerDecoder",
+        TRANSFORMER_IN_FEATURE="multi_scale_pixel_decoder",
+        # Images of a batch are padded to a multiple of this; negative: the backbone's own.
+        SIZE_DIVISIBILITY=32,
+        # Point sampling of matching and mask losses (Sec. 3.3 of the paper).
+        TRAIN_NUM_POINTS=112 * 112,
+        OVERSAMPLE_RATIO=3.0,
+        IMPORTANCE_SAMPLE_RATIO=0.75,
+    )
+    if "TEST" not in node:
+        node.TEST = CfgNode()
+    _set_default(
+        node.TEST,
+        SEMANTIC_ON=True,
+        INSTANCE_ON=False,
+        PANOPTIC_ON=False,
+        OBJECT_MASK_THRESHOLD=0.0,
+        OVERLAP_THRESHOLD=0.0,
+        # Resize mask logits to the output size before semantic inference instead of its scores afterwards.
+        SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE=False,
+    )

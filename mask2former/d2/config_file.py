@@ -1,0 +1,221 @@
+"""Reading config files: YAML with `_BASE_`, every error naming file and key, nothing ever executed.
+
+The same code serves both sources: Detectron2's own `merge_from_file` may run Python that it finds in a file.
+"""
+
+import ast
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from fvcore.common.config import BASE_KEY
+from fvcore.common.config import CfgNode as _FvcoreCfgNode
+
+__all__ = ["load_config_file", "merge_config_file", "merge_key_values", "parse_yaml"]
+
+_EVAL_TAG = "tag:yaml.org,2002:python/object/apply:eval"
+_SIZE_LIST = re.compile(
+    r"\[\s*int\(\s*x\s*\*\s*(\d+(?:\.\d+)?)\s*\*\s*(\d+)\s*\)"
+    r"\s+for\s+x\s+in\s+range\(\s*(\d{1,4})\s*,\s*(\d{1,4})\s*\)\s*\]"
+)
+
+
+def merge_config_file(cfg: _FvcoreCfgNode, path: str | Path) -> None:
+    """Merge a YAML file and the `_BASE_` files below it into `cfg`, which stays as it was on an error.
+
+    Lists and tuples may replace each other, an integer a float; every other change of type is an error.
+
+    Raises:
+        FileNotFoundError: when the file or one of its bases does not exist.
+        KeyError: for keys `cfg` lacks; names each, its close matches and the file.
+        ValueError: for what is not plain YAML, a circular `_BASE_`, or a value of the wrong type.
+    """
+    combined: dict[str, Any] = {}
+    for file, layer in _layers(Path(path).expanduser(), ()):
+        layer = _widen_integers(layer, cfg)
+        _check(layer, cfg, str(file))
+        _overlay(layer, combined, str(file))
+    cfg.merge_from_other_cfg(type(cfg)(combined))
+
+
+def merge_key_values(cfg: _FvcoreCfgNode, key_values: Sequence[str]) -> None:
+    """Merge `[KEY, VALUE, KEY, VALUE, ...]` of a command line into `cfg`, which stays as it was on an error.
+
+    Raises:
+        KeyError, ValueError: as `merge_config_file`, and for a key without a value.
+    """
+    if len(key_values) % 2:
+        raise ValueError(f"Expected pairs KEY VALUE, but {key_values[-1]!r} has no value.")
+    layer: dict[str, Any] = {}
+    for key, value in zip(key_values[::2], key_values[1::2], strict=True):
+        *parents, name = key.split(".")
+        entry: dict[str, Any] = {name: _literal(value)}
+        for parent in reversed(parents):
+            entry = {parent: entry}
+        _overlay(entry, layer, "the command line")
+    layer = _widen_integers(layer, cfg)
+    _check(layer, cfg, "the command line")
+    cfg.merge_from_other_cfg(type(cfg)(layer))
+
+
+def _literal(value: str) -> Any:
+    """The Python literal that a text spells, else the text."""
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return value
+
+
+def load_config_file(path: str | Path) -> dict[str, Any]:
+    """The content of a YAML file over that of its `_BASE_` files, as nested dicts.
+
+    Raises:
+        FileNotFoundError, ValueError: as `merge_config_file`.
+    """
+    combined: dict[str, Any] = {}
+    for file, layer in _layers(Path(path).expanduser(), ()):
+        _overlay(layer, combined, str(file))
+    return combined
+
+
+def parse_yaml(text: str, name: str = "the given text") -> dict[str, Any]:
+    """Plain YAML → nested dicts; `name` stands in error messages.
+
+    Raises:
+        ValueError: for invalid YAML, a tag, a key given twice, a key that is no string, or no mapping at all.
+    """
+    try:
+        content = yaml.load(text, Loader=_PlainLoader)  # a SafeLoader
+    except yaml.YAMLError as error:
+        raise ValueError(f"{name} is not a valid config file: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ValueError(f"{name} must hold `KEY: value` pairs, not a {type(content).__name__}.")
+    return content
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Plain YAML with unique string keys, and the one published tag, which is computed and not evaluated."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            key = key_node.value
+            if not isinstance(key, str) or key_node.tag not in (
+                "tag:yaml.org,2002:str",
+                "tag:yaml.org,2002:merge",
+            ):
+                raise yaml.YAMLError(f"the key {key!r} is not a string{key_node.start_mark}")
+            if key in seen:
+                raise yaml.YAMLError(f"the key {key!r} is given twice{key_node.start_mark}")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+    def construct_size_list(self, node: yaml.Node) -> list[int]:
+        """`!!python/object/apply:eval ["[int(x * 0.1 * 512) for x in range(5, 21)]"]`, as published."""
+        expressions = self.construct_sequence(node) if isinstance(node, yaml.SequenceNode) else []
+        match = _SIZE_LIST.fullmatch(str(expressions[0]).strip()) if len(expressions) == 1 else None
+        if match is None:
+            raise yaml.YAMLError(
+                f"Python is never executed{node.start_mark}\n"
+                "list the values; only the form [int(x * 0.1 * 512) for x in range(5, 21)] is understood"
+            )
+        factor, size, first, end = float(match[1]), int(match[2]), int(match[3]), int(match[4])
+        return [int(x * factor * size) for x in range(first, end)]
+
+    def refuse_tag(self, node: yaml.Node) -> None:
+        raise yaml.YAMLError(f"the tag {node.tag!r} is not allowed: write a plain value{node.start_mark}")
+
+
+_PlainLoader.add_constructor(_EVAL_TAG, _PlainLoader.construct_size_list)
+_PlainLoader.add_constructor(None, _PlainLoader.refuse_tag)
+
+
+def _layers(path: Path, open_files: tuple[Path, ...]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The bases of a file, deepest first, then the file itself."""
+    resolved = path.resolve()
+    if resolved in open_files:
+        chain = " -> ".join(map(str, (*open_files[open_files.index(resolved) :], resolved)))
+        raise ValueError(f"Circular {BASE_KEY}: {chain}")
+    if not path.is_file():
+        by = f", the {BASE_KEY} of '{open_files[-1]}'," if open_files else ""
+        raise FileNotFoundError(f"Config file '{path}'{by} does not exist.")
+    content = parse_yaml(path.read_text(encoding="utf-8"), f"'{path}'")
+    bases = content.pop(BASE_KEY, [])
+    for base in bases if isinstance(bases, list) else [bases]:
+        if not isinstance(base, str) or "://" in base:
+            raise ValueError(f"'{path}': {BASE_KEY} must name local files, not {base!r}.")
+        yield from _layers(path.parent / Path(base).expanduser(), (*open_files, resolved))
+    yield path, content
+
+
+def _overlay(layer: dict[str, Any], combined: dict[str, Any], source: str, parents: str = "") -> None:
+    """Write `layer` over `combined`, section by section."""
+    for key, value in layer.items():
+        old = combined.get(key)
+        if isinstance(value, dict) and isinstance(old, dict):
+            _overlay(value, old, source, f"{parents}{key}.")
+        elif key in combined and isinstance(value, dict) != isinstance(old, dict):
+            raise ValueError(f"{source}: {parents}{key} is a section in one place and a value in the other.")
+        else:
+            combined[key] = value
+
+
+def _widen_integers(layer: dict[str, Any], cfg: _FvcoreCfgNode) -> dict[str, Any]:
+    """`WEIGHT_DECAY: 0` means 0.0 where `cfg` holds a float."""
+    widened: dict[str, Any] = {}
+    for key, value in layer.items():
+        current = cfg.get(key)
+        if isinstance(value, dict) and isinstance(current, _FvcoreCfgNode):
+            value = _widen_integers(value, current)
+        elif type(value) is int and isinstance(current, float):
+            value = float(value)
+        widened[key] = value
+    return widened
+
+
+def _check(layer: dict[str, Any], cfg: _FvcoreCfgNode, source: str) -> None:
+    """Raise unless `layer` fits into `cfg`; `source` is where it comes from."""
+    version = layer.get("VERSION", cfg.get("VERSION"))
+    if version != cfg.get("VERSION"):
+        raise ValueError(
+            f"{source}: VERSION {version} is not supported, write it as VERSION {cfg.get('VERSION')}."
+        )
+    if unknown := list(_unknown_keys(layer, cfg, cfg, "")):
+        known = list(_all_keys(cfg, ""))
+        raise KeyError(f"{source}: unknown config key {'; '.join(_describe(key, known) for key in unknown)}")
+    try:
+        cfg.clone().merge_from_other_cfg(type(cfg)(layer))
+    except (ValueError, AssertionError) as error:
+        raise ValueError(f"{source}: {error}") from error
+
+
+def _unknown_keys(
+    layer: dict[str, Any], cfg: _FvcoreCfgNode, root: _FvcoreCfgNode, parents: str
+) -> Iterator[str]:
+    for key, value in layer.items():
+        full_key = f"{parents}{key}"
+        if key in cfg:
+            if isinstance(value, dict) and isinstance(cfg[key], _FvcoreCfgNode):
+                yield from _unknown_keys(value, cfg[key], root, f"{full_key}.")
+        elif not (cfg.is_new_allowed() or root.key_is_deprecated(full_key) or root.key_is_renamed(full_key)):
+            yield full_key
+
+
+def _all_keys(cfg: _FvcoreCfgNode, parents: str) -> Iterator[str]:
+    for key, value in cfg.items():
+        yield f"{parents}{key}"
+        if isinstance(value, _FvcoreCfgNode):
+            yield from _all_keys(value, f"{parents}{key}.")
+
+
+def _describe(key: str, known: list[str]) -> str:
+    """The key with what may have been meant: a similar key, or one of the same name in another section."""
+    name = key.rpartition(".")[2]
+    elsewhere = [other for other in known if other.rpartition(".")[2] == name]
+    matches = list(dict.fromkeys([*elsewhere, *difflib.get_close_matches(key, known, n=3, cutoff=0.75)]))[:4]
+    return f"{key} (did you mean {' or '.join(matches)}?)" if matches else key

@@ -1,0 +1,308 @@
+"""Data sets in COCO's formats, the built-in ones and a user's own.
+
+Registering touches no file. Files are read and checked when the data set is asked for.
+"""
+
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pycocotools import mask as mask_api
+
+from mask2former.d2.data import DatasetCatalog, MetadataCatalog
+from mask2former.d2.structures import BoxMode
+from mask2former.data.datasets.metadata import (
+    Category,
+    check_categories,
+    instance_metadata,
+    load_categories,
+    panoptic_metadata,
+    things_first,
+)
+from mask2former.data.images import DataError
+
+logger = logging.getLogger(__name__)
+
+PathLike = str | os.PathLike[str]
+_DEFAULT_HINT = "set DETECTRON2_DATASETS to the folder that holds the data sets, or correct the path"
+
+
+def register_coco_panoptic(
+    name: str,
+    *,
+    image_root: PathLike,
+    panoptic_root: PathLike,
+    panoptic_json: PathLike,
+    categories: Sequence[Category] | None = None,
+    instances_json: PathLike | None = None,
+    sem_seg_root: PathLike | None = None,
+    missing_hint: str = _DEFAULT_HINT,
+    **metadata: Any,
+) -> None:
+    """Registers a panoptic set in COCO's format, so that configs can name it in DATASETS.
+
+    Args:
+        image_root: folder of the images that `panoptic_json` names.
+        panoptic_root: folder of its panoptic PNGs.
+        categories: classes in the order of the model's output. Without it they are read from `panoptic_json`
+            at first use: things by id, then stuff by id.
+        instances_json: COCO instance annotations of the same images, to evaluate AP on; without it the things
+            of the panoptic PNGs serve.
+        sem_seg_root: folder of semantic label PNGs of contiguous ids, named as the panoptic ones.
+        missing_hint: what a user should do when a file is missing; ends the error message.
+        metadata: more attributes for the `MetadataCatalog`, e.g. another `evaluator_type`.
+
+    Raises:
+        AssertionError: the name is taken.
+    """
+    source = os.fspath(panoptic_json)
+    if categories is not None:
+        check_categories(categories, f"categories of {name}", panoptic=True)
+        metadata = {**panoptic_metadata(categories), **metadata}
+
+    def load() -> list[dict[str, Any]]:
+        content = _read_json(source, missing_hint)
+        if categories is None:
+            check_categories(content["categories"], source, panoptic=True)
+            MetadataCatalog.get(name).set(**panoptic_metadata(things_first(content["categories"])))
+        for folder in (image_root, panoptic_root):
+            _check_folder(folder, name, missing_hint)
+        known = MetadataCatalog.get(name).as_dict()
+        return panoptic_dicts(
+            content,
+            source,
+            image_root=image_root,
+            panoptic_root=panoptic_root,
+            metadata=known,
+            sem_seg_root=sem_seg_root,
+        )
+
+    DatasetCatalog.register(name, load)
+    MetadataCatalog.get(name).set(
+        image_root=os.fspath(image_root),
+        panoptic_root=os.fspath(panoptic_root),
+        panoptic_json=source,
+        json_file=None if instances_json is None else os.fspath(instances_json),
+        **{"evaluator_type": "coco_panoptic_seg", "ignore_label": 255, "label_divisor": 1000, **metadata},
+    )
+    if sem_seg_root is not None:
+        MetadataCatalog.get(name).set(sem_seg_root=os.fspath(sem_seg_root))
+
+
+def register_coco_instances(
+    name: str,
+    *,
+    image_root: PathLike,
+    json_file: PathLike,
+    categories: Sequence[Category] | None = None,
+    missing_hint: str = _DEFAULT_HINT,
+    **metadata: Any,
+) -> None:
+    """Registers an instance set in COCO's format; arguments and errors as in `register_coco_panoptic`.
+
+    Without `categories`, those of `json_file` are used, by id.
+    """
+    source = os.fspath(json_file)
+    if categories is not None:
+        check_categories(categories, f"categories of {name}", panoptic=False)
+        metadata = {**instance_metadata(categories), **metadata}
+
+    def load() -> list[dict[str, Any]]:
+        content = _read_json(source, missing_hint)
+        if categories is None:
+            check_categories(content["categories"], source, panoptic=False)
+            by_id = sorted(content["categories"], key=lambda category: category["id"])
+            MetadataCatalog.get(name).set(**instance_metadata(by_id))
+        _check_folder(image_root, name, missing_hint)
+        ids = MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id
+        return instance_dicts(content, source, image_root=image_root, contiguous_ids=ids)
+
+    DatasetCatalog.register(name, load)
+    MetadataCatalog.get(name).set(
+        image_root=os.fspath(image_root), json_file=source, **{"evaluator_type": "coco", **metadata}
+    )
+
+
+def panoptic_dicts(
+    content: Mapping[str, Any],
+    source: str,
+    *,
+    image_root: PathLike,
+    panoptic_root: PathLike,
+    metadata: Mapping[str, Any],
+    sem_seg_root: PathLike | None = None,
+) -> list[dict[str, Any]]:
+    """Dataset dicts of the parsed panoptic JSON `content` (of file `source`), one per image, by image id.
+
+    `sem_seg_file_name` is there only when the folder `sem_seg_root` is; the PNGs hold the same labels.
+
+    Raises:
+        DataError: image ids given twice, annotations without image or the reverse, a category id that
+            `metadata` does not know, a segment id given twice or outside 1..256³-1.
+    """
+    images = _images_by_id(content, source)
+    annotations = content["annotations"]
+    counts = Counter(annotation["image_id"] for annotation in annotations)
+    _check_ids(source, "annotated more than once", [key for key, count in counts.items() if count > 1])
+    _check_ids(source, "annotated but not listed under images", [key for key in counts if key not in images])
+    _check_ids(source, "listed under images but not annotated", [key for key in images if key not in counts])
+    if sem_seg_root is not None and not os.path.isdir(sem_seg_root):
+        logger.info("%s is absent; semantic labels come from the panoptic PNGs", sem_seg_root)
+        sem_seg_root = None
+
+    dicts = []
+    for annotation in sorted(annotations, key=lambda record: record["image_id"]):
+        image = images[annotation["image_id"]]
+        record = _image_record(image, image_root)
+        record["pan_seg_file_name"] = os.path.join(panoptic_root, annotation["file_name"])
+        record["segments_info"] = _convert_segments(annotation, source, metadata)
+        if sem_seg_root is not None:
+            record["sem_seg_file_name"] = os.path.join(sem_seg_root, annotation["file_name"])
+        dicts.append(record)
+    return dicts
+
+
+def instance_dicts(
+    content: Mapping[str, Any], source: str, *, image_root: PathLike, contiguous_ids: Mapping[int, int]
+) -> list[dict[str, Any]]:
+    """Dataset dicts of the parsed instance JSON `content` (of file `source`), one per image, by image id.
+
+    Raises:
+        DataError: ids given twice, an annotation of an unlisted image or category, or without a mask.
+    """
+    images = _images_by_id(content, source)
+    ids = Counter(annotation["id"] for annotation in content["annotations"])
+    twice = [key for key, count in ids.items() if count > 1]
+    if twice:
+        raise DataError(
+            f"{source}: annotation ids given twice: {_first(twice)}; ids must be unique in the file"
+        )
+    dicts = {key: {**_image_record(images[key], image_root), "annotations": []} for key in sorted(images)}
+    for annotation in content["annotations"]:
+        where = f"{source}: annotation {annotation['id']} of image {annotation['image_id']}"
+        if annotation["image_id"] not in dicts:
+            raise DataError(f"{where}: no such image is listed")
+        if annotation["category_id"] not in contiguous_ids:
+            raise DataError(
+                f"{where}: unknown category id {annotation['category_id']}; known {_first(contiguous_ids)}"
+            )
+        dicts[annotation["image_id"]]["annotations"].append(
+            {
+                "bbox": annotation["bbox"],
+                "bbox_mode": BoxMode.XYWH_ABS,
+                "category_id": contiguous_ids[annotation["category_id"]],
+                "iscrowd": annotation.get("iscrowd", 0),
+                "segmentation": _check_segmentation(annotation.get("segmentation"), where),
+            }
+        )
+    return list(dicts.values())
+
+
+def _convert_segments(
+    annotation: Mapping[str, Any], source: str, metadata: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    things = metadata["thing_dataset_id_to_contiguous_id"]
+    stuff = metadata["stuff_dataset_id_to_contiguous_id"]
+    seen = set()
+    segments = []
+    for segment in annotation["segments_info"]:
+        where = (
+            f"{source}: segment {segment['id']} of image {annotation['image_id']} ({annotation['file_name']})"
+        )
+        if segment["id"] in seen or not 0 < segment["id"] < 256**3:
+            raise DataError(f"{where}: segment ids must be unique in an image and within 1..{256**3 - 1}")
+        seen.add(segment["id"])
+        category = segment["category_id"]
+        if category not in things and category not in stuff:
+            raise DataError(f"{where}: unknown category id {category}; known are {_first([*things, *stuff])}")
+        isthing = category in things
+        contiguous = things[category] if isthing else stuff[category]
+        segments.append(
+            {**segment, "category_id": contiguous, "isthing": isthing, "iscrowd": segment.get("iscrowd", 0)}
+        )
+    return segments
+
+
+def _check_segmentation(segmentation: Any, where: str) -> Any:
+    """COCO's mask, an uncompressed RLE compressed; polygons of fewer than three points are left out."""
+    if isinstance(segmentation, Mapping) and "counts" in segmentation and "size" in segmentation:
+        if isinstance(segmentation["counts"], list):
+            return mask_api.frPyObjects(dict(segmentation), *segmentation["size"])
+        return segmentation
+    if isinstance(segmentation, list) and segmentation:
+        return [polygon for polygon in segmentation if len(polygon) % 2 == 0 and len(polygon) >= 6]
+    raise DataError(f"{where}: no mask; a segmentation is a list of polygons or an RLE with counts and size")
+
+
+def _read_json(path: str, hint: str) -> dict[str, Any]:
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"no annotation file {os.path.abspath(path)}; {hint}")
+    try:
+        content = json.loads(Path(path).read_bytes())
+    except ValueError as error:
+        raise DataError(f"{path}: not valid JSON: {error}") from error
+    missing = [key for key in ("images", "annotations", "categories") if key not in content]
+    if missing:
+        raise DataError(f"{path}: lacks {', '.join(missing)}; this is no file of COCO annotations")
+    return content
+
+
+def _check_folder(path: PathLike, name: str, hint: str) -> None:
+    if not os.path.isdir(path):
+        raise FileNotFoundError(f"no folder {os.path.abspath(path)}, which data set {name} reads; {hint}")
+
+
+def _images_by_id(content: Mapping[str, Any], source: str) -> dict[Any, dict[str, Any]]:
+    counts = Counter(image["id"] for image in content["images"])
+    _check_ids(source, "listed more than once", [key for key, count in counts.items() if count > 1])
+    return {image["id"]: image for image in content["images"]}
+
+
+def _image_record(image: Mapping[str, Any], image_root: PathLike) -> dict[str, Any]:
+    return {
+        "file_name": os.path.join(image_root, image["file_name"]),
+        "image_id": image["id"],
+        "height": image["height"],
+        "width": image["width"],
+    }
+
+
+def _check_ids(source: str, problem: str, ids: Sequence[Any]) -> None:
+    if ids:
+        raise DataError(f"{source}: images {problem}: {_first(ids)}")
+
+
+def _first(values: Any, count: int = 10) -> str:
+    values = list(values)
+    return ", ".join(map(str, values[:count])) + (
+        f" and {len(values) - count} more" if len(values) > count else ""
+    )
+
+
+def register_coco(root: PathLike) -> None:
+    """Registers COCO 2017 under its published names, except those in use; `root` holds the folder `coco`."""
+    folder = Path(root) / "coco"
+    categories = load_categories("coco_panoptic_133")
+    things = [category for category in categories if category["isthing"]]
+    for split in ("train", "val"):
+        image_root = folder / f"{split}2017"
+        instances_json = folder / "annotations" / f"instances_{split}2017.json"
+        name = f"coco_2017_{split}"
+        if name not in DatasetCatalog.list():
+            register_coco_instances(name, image_root=image_root, json_file=instances_json, categories=things)
+        sem_seg_root = folder / f"panoptic_semseg_{split}2017"
+        for suffix, extra in (("", None), ("_with_sem_seg", sem_seg_root)):
+            if f"{name}_panoptic{suffix}" not in DatasetCatalog.list():
+                register_coco_panoptic(
+                    f"{name}_panoptic{suffix}",
+                    image_root=image_root,
+                    panoptic_root=folder / f"panoptic_{split}2017",
+                    panoptic_json=folder / "annotations" / f"panoptic_{split}2017.json",
+                    categories=categories,
+                    instances_json=instances_json,
+                    sem_seg_root=extra,
+                )

@@ -1,0 +1,94 @@
+"""What the catalog knows of a data set's classes: names, colours, and the map from file ids to class indices.
+
+A *category* is COCO's record: `id` as in the files, `name`, for panoptic sets `isthing` (0 or 1), optionally
+`color` (R, G, B). A *contiguous id* is the index of a class in the model's output.
+"""
+
+import colorsys
+import json
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+from mask2former.d2.data import DatasetCatalog, Metadata, MetadataCatalog
+from mask2former.data.images import DataError
+
+Category = dict[str, Any]
+
+
+def load_categories(table: str) -> list[Category]:
+    """The shipped table of that name, e.g. "coco_panoptic_133", in published order."""
+    file = resources.files("mask2former.data.datasets") / "categories" / f"{table}.json"
+    return json.loads(file.read_text())
+
+
+def things_first(categories: Sequence[Category]) -> list[Category]:
+    """COCO's published order, whatever the order in a file: things by id, then stuff by id."""
+    return sorted(categories, key=lambda category: (not category["isthing"], category["id"]))
+
+
+def check_categories(categories: Sequence[Category], source: str, *, panoptic: bool) -> None:
+    """Raises `DataError` for a record without the needed keys, an id given twice, or no categories at all.
+
+    Args:
+        source: file the categories are from, for the message.
+    """
+    if not categories:
+        raise DataError(f"{source}: the list of categories is empty")
+    needed = ("id", "name", "isthing") if panoptic else ("id", "name")
+    seen: dict[int, str] = {}
+    for category in categories:
+        missing = [key for key in needed if key not in category]
+        if missing:
+            raise DataError(f"{source}: category {category} lacks {', '.join(missing)}")
+        if category["id"] in seen:
+            raise DataError(
+                f"{source}: category id {category['id']} is given to both "
+                f"{seen[category['id']]!r} and {category['name']!r}"
+            )
+        seen[category["id"]] = category["name"]
+
+
+def panoptic_metadata(categories: Sequence[Category]) -> dict[str, Any]:
+    """Metadata of a panoptic set; both class lists hold all classes in the order given, as published."""
+    names, colors = _names_and_colors(categories)
+    return {
+        "thing_classes": names,
+        "stuff_classes": names,
+        "thing_colors": colors,
+        "stuff_colors": colors,
+        "thing_dataset_id_to_contiguous_id": _contiguous_ids(categories, thing=True),
+        "stuff_dataset_id_to_contiguous_id": _contiguous_ids(categories, thing=False),
+    }
+
+
+def instance_metadata(categories: Sequence[Category]) -> dict[str, Any]:
+    """Metadata of an instance set, all of whose categories are things."""
+    names, colors = _names_and_colors(categories)
+    ids = {category["id"]: index for index, category in enumerate(categories)}
+    return {"thing_classes": names, "thing_colors": colors, "thing_dataset_id_to_contiguous_id": ids}
+
+
+def dataset_metadata(name: str) -> Metadata:
+    """Metadata of a registered set, complete: classes that stand in its files are read first if need be."""
+    metadata = MetadataCatalog.get(name)
+    if metadata.get("thing_classes") is None and metadata.get("stuff_classes") is None:
+        DatasetCatalog.get(name)
+    return metadata
+
+
+def _names_and_colors(categories: Sequence[Category]) -> tuple[list[str], list[list[int]]]:
+    colors = [category.get("color") or _palette(index) for index, category in enumerate(categories)]
+    return [category["name"] for category in categories], colors
+
+
+def _contiguous_ids(categories: Sequence[Category], *, thing: bool) -> dict[int, int]:
+    return {c["id"]: index for index, c in enumerate(categories) if bool(c["isthing"]) is thing}
+
+
+def _palette(index: int) -> list[int]:
+    """A colour for a class without one; steps by the golden ratio keep neighbours apart in hue."""
+    red_green_blue = colorsys.hsv_to_rgb(
+        index * 0.618034 % 1, 0.85 - 0.25 * (index % 2), 0.95 - 0.15 * (index % 3)
+    )
+    return [round(255 * value) for value in red_green_blue]

@@ -1,0 +1,1 @@
+"""Training: the trainer with its hooks, optimiser, schedules, launch and checks."""

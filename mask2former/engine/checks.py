@@ -1,0 +1,248 @@
+"""What can be found wrong before the first step: config, data and machine that do not fit together.
+
+All dataset dicts are checked, which takes seconds for a million annotations; all files are looked for, by one
+listing per folder. Pixel values are checked in `LABEL_MAPS_READ` label maps of each data set: reading all would
+take minutes, and the mapper checks every one that it reads later.
+"""
+
+import difflib
+import logging
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mask2former.d2 import comm
+from mask2former.d2.config import CfgNode
+from mask2former.d2.data import DatasetCatalog, MetadataCatalog
+from mask2former.data.images import read_label_map
+from mask2former.data.mappers import DATASET_MAPPER_REGISTRY
+
+logger = logging.getLogger(__name__)
+
+DatasetDicts = list[dict[str, Any]]
+
+LABEL_MAPS_READ = 50
+NAMES_SHOWN = 10
+
+FILE_KEYS = ("file_name", "pan_seg_file_name", "sem_seg_file_name")
+
+_PANOPTIC, _INSTANCE, _SEMANTIC = "pan_seg_file_name", "annotations", "sem_seg_file_name"
+MAPPER_READS = {
+    "mask_former_semantic": _SEMANTIC,
+    "mask_former_panoptic": _PANOPTIC,
+    "coco_panoptic_lsj": _PANOPTIC,
+    "mask_former_instance": _INSTANCE,
+    "coco_instance_lsj": _INSTANCE,
+}
+"""The key of dataset dicts that holds what each mapper turns into targets. Mappers of plug-ins are not checked."""
+
+CLASS_LISTS = {_SEMANTIC: "stuff_classes", _PANOPTIC: "stuff_classes", _INSTANCE: "thing_classes"}
+"""The metadata that lists the classes of each kind of annotation (panoptic sets list all under stuff_classes)."""
+
+SWITCHES = ("SEMANTIC_ON", "INSTANCE_ON", "PANOPTIC_ON")
+
+
+class SetupError(ValueError):
+    """Config, data and machine do not fit together. The message names the key or file and the fix."""
+
+
+def check_setup(cfg: CfgNode, *, eval_only: bool = False) -> None:
+    """Check all that training (or, if `eval_only`, evaluation) needs; every process calls it, the main one works.
+
+    Classes and tasks are checked for the meta-architecture `MaskFormer`; what others read is not known here.
+
+    Raises:
+        SetupError: at the first problem.
+    """
+    if comm.is_main_process():
+        check_machine(cfg, world_size=comm.get_world_size(), eval_only=eval_only)
+        is_mask_former = cfg.MODEL.META_ARCHITECTURE == "MaskFormer"
+        if not eval_only:
+            check_train_datasets(cfg, check_classes=is_mask_former)
+        if is_mask_former:
+            check_tasks(cfg)
+        for name in cfg.DATASETS.TEST:
+            check_files(name, load_dataset("DATASETS.TEST", name), keys=("file_name",))
+    comm.synchronize()
+
+
+def check_machine(cfg: CfgNode, *, world_size: int, eval_only: bool = False) -> None:
+    """Check OUTPUT_DIR, the weights file, and that the batch can be divided among the processes."""
+    output_dir = Path(cfg.OUTPUT_DIR)
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output_dir):
+            pass
+    except OSError as error:
+        raise SetupError(f"OUTPUT_DIR {cfg.OUTPUT_DIR!r} cannot be written: {error}. Choose another.") from error
+    weights = cfg.MODEL.WEIGHTS
+    if weights and "://" not in weights and not Path(weights).expanduser().is_file():
+        raise SetupError(
+            f"MODEL.WEIGHTS {weights!r} does not exist (looked from {Path.cwd()}). Correct the path, download the "
+            "file, or set MODEL.WEIGHTS '' to start from random weights."
+        )
+    batch = cfg.SOLVER.IMS_PER_BATCH
+    if not eval_only and (batch < world_size or batch % world_size):
+        raise SetupError(
+            f"SOLVER.IMS_PER_BATCH is {batch}, which {world_size} processes cannot share equally. Use a multiple of "
+            f"{world_size}."
+        )
+
+
+def check_train_datasets(cfg: CfgNode, *, check_classes: bool = True) -> None:
+    """Check every data set of DATASETS.TRAIN against mapper and number of classes, and look for its files."""
+    mapper = cfg.INPUT.DATASET_MAPPER_NAME
+    if mapper not in DATASET_MAPPER_REGISTRY:
+        names = [name for name, _ in DATASET_MAPPER_REGISTRY]
+        raise SetupError(f"INPUT.DATASET_MAPPER_NAME is {mapper!r}.{_suggestion(mapper, names)}")
+    if not cfg.DATASETS.TRAIN:
+        raise SetupError("DATASETS.TRAIN is empty: name at least one registered data set")
+    num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    for name in cfg.DATASETS.TRAIN:
+        dicts = load_dataset("DATASETS.TRAIN", name)
+        kind = MAPPER_READS.get(mapper)
+        if kind is None:
+            check_files(name, dicts, keys=("file_name",))
+            continue
+        check_mapper(mapper, name, dicts)
+        if check_classes:
+            check_class_count(name, CLASS_LISTS[kind], num_classes)
+            check_categories(name, dicts, kind, num_classes)
+        check_files(name, dicts, keys=("file_name", kind) if kind != _INSTANCE else ("file_name",))
+        if check_classes and kind == _SEMANTIC:
+            check_label_maps(dicts, num_classes, ignore_label=_ignore_label(cfg, name))
+
+
+def load_dataset(key: str, name: str) -> DatasetDicts:
+    """The dataset dicts of a registered name; `key` is the config key that holds it."""
+    if name not in DatasetCatalog.list():
+        raise SetupError(f"{key}: data set {name!r} is not registered.{_suggestion(name, DatasetCatalog.list())}")
+    try:
+        dicts = DatasetCatalog.get(name)
+    except FileNotFoundError as error:
+        raise SetupError(f"{key}: data set {name!r} cannot be read: {error}") from error
+    if not dicts:
+        raise SetupError(f"{key}: data set {name!r} holds no images")
+    return dicts
+
+
+def check_mapper(mapper: str, name: str, dicts: DatasetDicts) -> None:
+    """Check that some image has the kind of annotation that the mapper reads."""
+    kind = MAPPER_READS[mapper]
+    if any(kind in item for item in dicts):
+        return
+    found = {key for item in dicts for key in (_PANOPTIC, _INSTANCE, _SEMANTIC) if key in item}
+    fitting = [other for other, reads in MAPPER_READS.items() if reads in found]
+    fix = f"Use {' or '.join(fitting)}, or another data set." if fitting else "Use another data set."
+    raise SetupError(
+        f"INPUT.DATASET_MAPPER_NAME is {mapper!r}, which reads {kind!r}, but data set {name!r} has "
+        f"{', '.join(sorted(found)) or 'no annotations'}. {fix}"
+    )
+
+
+def check_class_count(name: str, class_list: str, num_classes: int) -> None:
+    """Check MODEL.SEM_SEG_HEAD.NUM_CLASSES against the classes in the metadata of a data set, where listed."""
+    classes = MetadataCatalog.get(name).get(class_list)
+    if classes is None or len(classes) == num_classes:
+        return
+    shown = ", ".join(classes[:NAMES_SHOWN]) + (", ..." if len(classes) > NAMES_SHOWN else "")
+    raise SetupError(
+        f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {num_classes}, but data set {name!r} has {len(classes)} classes "
+        f"({shown}). Set MODEL.SEM_SEG_HEAD.NUM_CLASSES to {len(classes)}."
+    )
+
+
+def check_categories(name: str, dicts: DatasetDicts, kind: str, num_classes: int) -> None:
+    """Check that the category ids of all segments or instances lie in [0, num_classes)."""
+    key = {_PANOPTIC: "segments_info", _INSTANCE: "annotations"}.get(kind)
+    if key is None:
+        return
+    for item in dicts:
+        for entry in item.get(key, ()):
+            if not 0 <= entry["category_id"] < num_classes:
+                raise SetupError(
+                    f"{item.get(_PANOPTIC, item['file_name'])}: category_id {entry['category_id']} of data set "
+                    f"{name!r} is outside 0..{num_classes - 1}. Correct the annotation, or register the data set with "
+                    f"all its classes and set MODEL.SEM_SEG_HEAD.NUM_CLASSES to their number."
+                )
+
+
+def check_files(name: str, dicts: DatasetDicts, *, keys: Sequence[str]) -> None:
+    """Check that all files under `keys` of the dicts exist; the error lists the first ten that do not."""
+    missing = missing_files(item[key] for item in dicts for key in keys if key in item)
+    if missing:
+        shown = "\n  ".join(missing[:NAMES_SHOWN])
+        more = f"\n  and {len(missing) - NAMES_SHOWN} more" if len(missing) > NAMES_SHOWN else ""
+        raise SetupError(
+            f"{len(missing)} files of data set {name!r} are missing:\n  {shown}{more}\nComplete the data set, or let "
+            "the environment variable DETECTRON2_DATASETS name the folder that holds it."
+        )
+
+
+def missing_files(paths: Iterable[str]) -> list[str]:
+    """Those of `paths` that do not exist, in their order; remote paths (`scheme://`) are taken to exist."""
+    listings: dict[str, set[str]] = {}
+    missing = []
+    for path in map(os.fspath, paths):
+        if "://" in path:
+            continue
+        folder, file = os.path.split(path)
+        if folder not in listings:
+            listings[folder] = set(os.listdir(folder or ".")) if os.path.isdir(folder or ".") else set()
+        if file not in listings[folder]:
+            missing.append(path)
+    return missing
+
+
+def check_label_maps(dicts: DatasetDicts, num_classes: int, *, ignore_label: int) -> None:
+    """Check the pixel values of `LABEL_MAPS_READ` label maps, spread evenly over the data set."""
+    step = max(1, len(dicts) // LABEL_MAPS_READ)
+    for item in dicts[::step][:LABEL_MAPS_READ]:
+        if _SEMANTIC not in item:
+            continue
+        values = np.unique(read_label_map(item[_SEMANTIC]))
+        wrong = values[((values < 0) | (values >= num_classes)) & (values != ignore_label)]
+        if len(wrong):
+            raise SetupError(
+                f"{item[_SEMANTIC]}: label {', '.join(map(str, wrong[:NAMES_SHOWN]))} is neither a class "
+                f"(0..{num_classes - 1}) nor the ignore label {ignore_label}. Correct the label map, "
+                "MODEL.SEM_SEG_HEAD.NUM_CLASSES, or ignore_label in the metadata of the data set."
+            )
+
+
+def check_tasks(cfg: CfgNode) -> None:
+    """Check MODEL.MASK_FORMER.TEST against what the data sets can train and score."""
+    test = cfg.MODEL.MASK_FORMER.TEST
+    prefix = "MODEL.MASK_FORMER.TEST"
+    if not any(test[switch] for switch in SWITCHES):
+        raise SetupError(f"The model would output nothing: set one of {', '.join(SWITCHES)} of {prefix} to True")
+    for name in cfg.DATASETS.TRAIN[:1]:
+        if test.PANOPTIC_ON and MetadataCatalog.get(name).get("thing_dataset_id_to_contiguous_id") is None:
+            raise SetupError(
+                f"{prefix}.PANOPTIC_ON is True, but the metadata of data set {name!r} does not say which classes are "
+                f"things (thing_dataset_id_to_contiguous_id). Set {prefix}.PANOPTIC_ON False, or use a panoptic data set."
+            )
+    needed = {"sem_seg": "SEMANTIC_ON", "coco": "INSTANCE_ON"}
+    for name in cfg.DATASETS.TEST:
+        evaluator_type = MetadataCatalog.get(name).get("evaluator_type")
+        switch = needed.get(evaluator_type)
+        if switch and not test[switch]:
+            raise SetupError(
+                f"Data set {name!r} (evaluator_type {evaluator_type!r}) cannot be scored while {prefix}.{switch} is "
+                f"False. Set {prefix}.{switch} True, or change DATASETS.TEST."
+            )
+
+
+def _ignore_label(cfg: CfgNode, name: str) -> int:
+    return MetadataCatalog.get(name).get("ignore_label", cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)
+
+
+def _suggestion(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=3)
+    if close:
+        return f" Did you mean {' or '.join(close)}?"
+    return f" Known are: {', '.join(known)}"

@@ -1,0 +1,161 @@
+"""Optimiser, its parameter groups, and gradient clipping, as the published models were trained."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from mask2former.d2.config import CfgNode
+
+NORM_LAYERS = (
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+    nn.SyncBatchNorm,
+    nn.InstanceNorm1d,
+    nn.InstanceNorm2d,
+    nn.InstanceNorm3d,
+    nn.GroupNorm,
+    nn.LayerNorm,
+)
+"""Layers whose parameters take WEIGHT_DECAY_NORM."""
+
+POSITION_TABLES = ("relative_position_bias_table", "absolute_pos_embed")
+"""Parameters (by name) of Swin that are never decayed."""
+
+GradientClipper = Callable[[Iterable[nn.Parameter]], Tensor]
+"""Clips gradients in place; returns their norm over all parameters before clipping (scalar tensor)."""
+
+
+def parameter_groups(
+    model: nn.Module,
+    *,
+    base_lr: float,
+    weight_decay: float,
+    weight_decay_norm: float,
+    weight_decay_embed: float,
+    backbone_multiplier: float,
+) -> list[dict[str, Any]]:
+    """Trainable parameters of `model`, grouped by the hyper-parameters that the published recipe gives them.
+
+    Parameters under a module named `backbone` learn at `base_lr * backbone_multiplier`. Normalisation layers decay
+    with `weight_decay_norm`, `nn.Embedding` with `weight_decay_embed`, Swin's position tables not at all.
+    A parameter shared by several modules counts once, where it occurs first.
+
+    Returns:
+        Groups `{"params", "lr", "weight_decay"}` in order of first occurrence, parameters in the order of
+        `model.named_modules()`: the same for every process and every run, so that optimiser state resumes.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for module_name, name, module, parameter in _unique_parameters(model):
+        lr = base_lr * backbone_multiplier if "backbone" in module_name else base_lr
+        decay = weight_decay
+        if any(table in name for table in POSITION_TABLES):
+            decay = 0.0
+        if isinstance(module, NORM_LAYERS):
+            decay = weight_decay_norm
+        if isinstance(module, nn.Embedding):
+            decay = weight_decay_embed
+        groups.setdefault((lr, decay), []).append(parameter)
+    # few groups mean few, large fused kernels per step
+    return [{"params": params, "lr": lr, "weight_decay": decay} for (lr, decay), params in groups.items()]
+
+
+def _unique_parameters(model: nn.Module) -> Iterator[tuple[str, str, nn.Module, nn.Parameter]]:
+    """(module name, parameter name, module, parameter) of every trainable parameter, shared ones once."""
+    seen: set[nn.Parameter] = set()
+    for module_name, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad and parameter not in seen:
+                seen.add(parameter)
+                yield module_name, name, module, parameter
+
+
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
+    """The optimiser that `SOLVER.OPTIMIZER` names ("ADAMW" or "SGD"), fused where PyTorch can.
+
+    Raises:
+        ValueError: the name is unknown, or the model has nothing to train.
+    """
+    solver = cfg.SOLVER
+    groups = parameter_groups(
+        model,
+        base_lr=solver.BASE_LR,
+        weight_decay=solver.WEIGHT_DECAY,
+        weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+        weight_decay_embed=solver.WEIGHT_DECAY_EMBED,
+        backbone_multiplier=solver.BACKBONE_MULTIPLIER,
+    )
+    if not groups:
+        raise ValueError("the model has no trainable parameter: every one has requires_grad=False")
+    fused = all(parameter.device.type in ("cpu", "cuda") for group in groups for parameter in group["params"])
+    name = solver.OPTIMIZER.upper()
+    if name == "ADAMW":
+        return AdamW(groups, lr=solver.BASE_LR, fused=fused)
+    if name == "SGD":
+        momentum, nesterov = solver.MOMENTUM, solver.NESTEROV
+        return SGD(groups, lr=solver.BASE_LR, momentum=momentum, nesterov=nesterov, fused=fused)
+    raise ValueError(f"SOLVER.OPTIMIZER is {solver.OPTIMIZER!r}, expected ADAMW or SGD")
+
+
+def build_gradient_clipper(cfg: CfgNode) -> GradientClipper:
+    """The clipping that `SOLVER.CLIP_GRADIENTS` describes.
+
+    `CLIP_TYPE` "full_model" limits the norm (NORM_TYPE) over all parameters together to CLIP_VALUE, "norm" that of
+    every parameter by itself, "value" every element.
+
+    Raises:
+        ValueError: the type is unknown.
+    """
+    clip = cfg.SOLVER.CLIP_GRADIENTS
+    value, norm_type = clip.CLIP_VALUE, clip.NORM_TYPE
+
+    def measure(parameters: Iterable[nn.Parameter]) -> Tensor:
+        return _total_norm(parameters, norm_type)
+
+    def full_model(parameters: Iterable[nn.Parameter]) -> Tensor:
+        return nn.utils.clip_grad_norm_(parameters, value, norm_type)
+
+    def per_parameter(parameters: Iterable[nn.Parameter]) -> Tensor:
+        parameters = list(parameters)
+        norm = _total_norm(parameters, norm_type)
+        for parameter in parameters:
+            nn.utils.clip_grad_norm_(parameter, value, norm_type)
+        return norm
+
+    def per_value(parameters: Iterable[nn.Parameter]) -> Tensor:
+        parameters = list(parameters)
+        norm = _total_norm(parameters, norm_type)
+        nn.utils.clip_grad_value_(parameters, value)
+        return norm
+
+    if not clip.ENABLED:
+        return measure
+    clippers: dict[str, GradientClipper] = {
+        "full_model": full_model,
+        "norm": per_parameter,
+        "value": per_value,
+    }
+    if clip.CLIP_TYPE not in clippers:
+        raise ValueError(
+            f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is {clip.CLIP_TYPE!r}, expected one of {sorted(clippers)}"
+        )
+    return clippers[clip.CLIP_TYPE]
+
+
+def _total_norm(parameters: Iterable[nn.Parameter], norm_type: float) -> Tensor:
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    return nn.utils.get_total_norm(gradients, norm_type)
+
+
+def nonfinite_gradients(model: nn.Module, *, limit: int = 3) -> list[str]:
+    """Names of the first `limit` parameters whose gradient holds an infinite or undefined value."""
+    names: list[str] = []
+    for name, parameter in model.named_parameters():
+        if len(names) == limit:
+            break
+        if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
+            names.append(name)
+    return names

@@ -1,0 +1,133 @@
+"""From the command line to a frozen config, an output folder and a log."""
+
+import argparse
+import logging
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from mask2former import d2
+from mask2former.config import get_cfg
+from mask2former.d2 import comm
+from mask2former.d2.config import CfgNode
+from mask2former.d2.config_file import merge_config_file, merge_key_values
+
+logger = logging.getLogger(__name__)
+
+LOG_FORMAT = "[%(asctime)s %(name)s] %(levelname)s: %(message)s"
+
+
+def default_argument_parser() -> argparse.ArgumentParser:
+    """Parser of the arguments that Detectron2's training tools take."""
+    parser = argparse.ArgumentParser(
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Several CPU processes, or a cluster: torchrun --nproc-per-node N tools/train_net.py ...",
+    )
+    parser.add_argument("--config-file", default="", metavar="FILE", help="path of the config file")
+    parser.add_argument(
+        "--resume", action="store_true", help="continue from the last checkpoint in OUTPUT_DIR, if there is one"
+    )
+    parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, do not train")
+    parser.add_argument("--num-gpus", type=int, default=1, help="GPUs *per machine*; ignored without a GPU")
+    parser.add_argument("--num-machines", type=int, default=1, help="number of machines")
+    parser.add_argument("--machine-rank", type=int, default=0, help="number of this machine, from 0")
+    parser.add_argument(
+        "--dist-url", default="auto", help="tcp://HOST:PORT of the first machine; 'auto' on a single one"
+    )
+    parser.add_argument(
+        "opts", nargs=argparse.REMAINDER, help="pairs KEY VALUE that override the config file, at the very end"
+    )
+    return parser
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """Read the config, make OUTPUT_DIR with `config.yaml` in it, start logging; called in every process.
+
+    Returns:
+        The frozen config.
+
+    Raises:
+        FileNotFoundError, KeyError, ValueError: the config file or the options are wrong; the text names them.
+    """
+    cfg = load_cfg(args.config_file, args.opts)
+    output_dir = Path(cfg.OUTPUT_DIR)
+    if comm.is_main_process():
+        output_dir.mkdir(parents=True, exist_ok=True)
+    comm.synchronize()
+    setup_logging(output_dir, rank=comm.get_rank())
+    logger.info("Arguments: %s", vars(args))
+    logger.info("Environment: %s", describe_environment())
+    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK and not args.eval_only
+    if comm.is_main_process():
+        write_config(cfg, output_dir / "config.yaml")
+    return cfg
+
+
+def load_cfg(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
+    """The defaults, overridden by a file ("" for none) and by `KEY, VALUE, ...`; frozen, for this machine.
+
+    Raises:
+        FileNotFoundError, KeyError, ValueError: see `merge_config_file` and `merge_key_values`.
+    """
+    cfg = get_cfg()
+    if config_file:
+        merge_config_file(cfg, config_file)
+    # Detectron2's tools accept a leading "--" before the pairs
+    merge_key_values(cfg, opts[1:] if opts and opts[0] == "--" else opts)
+    return use_available_device(cfg)
+
+
+def use_available_device(cfg: CfgNode) -> CfgNode:
+    """A frozen copy of `cfg` whose MODEL.DEVICE exists: "cpu" where it says "cuda" and there is none."""
+    cfg = cfg.clone()
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        logger.info("No GPU is usable: MODEL.DEVICE %s becomes cpu", cfg.MODEL.DEVICE)
+        cfg.defrost()
+        cfg.MODEL.DEVICE = "cpu"
+    cfg.freeze()
+    return cfg
+
+
+def setup_logging(output_dir: Path, *, rank: int = 0) -> None:
+    """Send messages (INFO and above) to `output_dir/log.txt` and, from the main process, to standard output.
+
+    Other processes write `log.txt.rank<r>`. Calling it again replaces what an earlier call set up.
+    """
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        if handler.get_name() == __name__:
+            root.removeHandler(handler)
+            handler.close()
+    file = output_dir / ("log.txt" if rank == 0 else f"log.txt.rank{rank}")
+    handlers: list[logging.Handler] = [logging.FileHandler(file, encoding="utf-8")]
+    if rank == 0:
+        handlers.append(logging.StreamHandler(sys.stdout))
+    for handler in handlers:
+        handler.set_name(__name__)
+        handler.setFormatter(logging.Formatter(LOG_FORMAT, datefmt="%m/%d %H:%M:%S"))
+        root.addHandler(handler)
+    root.setLevel(logging.INFO)
+
+
+def describe_environment() -> str:
+    """Versions and hardware that results depend on."""
+    facts = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "detectron2": d2.SOURCE,
+        "processes": comm.get_world_size(),
+        "cpu threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+    }
+    return ", ".join(f"{name} {value}" for name, value in facts.items())
+
+
+def write_config(cfg: CfgNode, path: Path) -> None:
+    """Write a config as YAML that `--config-file` reads."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(cfg.dump(), encoding="utf-8")
+    os.replace(temporary, path)

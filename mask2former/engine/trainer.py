@@ -1,0 +1,270 @@
+"""The training loop, built from a config."""
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from mask2former.checkpoint import Checkpointer
+from mask2former.d2 import comm
+from mask2former.d2.config import CfgNode
+from mask2former.d2.evaluation import DatasetEvaluator
+from mask2former.d2.events import EventStorage
+from mask2former.d2.modeling import build_model
+from mask2former.data.loader import build_test_loader, build_train_loader
+from mask2former.engine.checks import check_setup
+from mask2former.engine.finite import FiniteGuard
+from mask2former.engine.hooks import Hook, IterationTimer, PeriodicCheckpoint, PeriodicEvaluation, PeriodicWriter
+from mask2former.engine.interrupt import StopRequest
+from mask2former.engine.optimizer import build_gradient_clipper, build_optimizer
+from mask2former.engine.precision import Precision
+from mask2former.engine.schedules import build_lr_scheduler
+from mask2former.engine.seed import seed_everything, with_seed
+from mask2former.engine.setup import use_available_device
+from mask2former.engine.writers import EventWriter, JSONWriter, LogWriter, TensorBoardWriter
+from mask2former.evaluation.build import build_evaluators
+from mask2former.evaluation.engine import inference_on_dataset, print_results
+
+logger = logging.getLogger(__name__)
+
+class Trainer:
+    """Trains the model of a config: `Trainer(cfg)`, `resume_or_load(resume)`, `train()`.
+
+    The `build_*` classmethods and `test` are those of Detectron2's `DefaultTrainer`; subclasses override them to
+    bring their own model, optimiser, loader or evaluator, and `build_hooks` or `register_hooks` for hooks.
+
+    Attributes:
+        raw_model, model: the model, and what training calls: the same, or its wrapper for several processes.
+        iter: the running iteration, from 0; in `after_step` of hooks the one that has just been completed.
+        start_iter, max_iter: first iteration of this run and end (exclusive).
+        storage: the scalars of this run, see `mask2former.d2.events`.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        """Check the setup and build everything but the loader, whose start depends on `resume_or_load`.
+
+        Raises:
+            SetupError: config, data and machine do not fit together, see `mask2former.engine.checks`.
+        """
+        self.check_setup(cfg)
+        self._seed_was_drawn = cfg.SEED < 0
+        seed = comm.shared_random_seed() if self._seed_was_drawn else cfg.SEED
+        self.cfg = with_seed(use_available_device(cfg), seed)
+        logger.info("Seed: %d", seed)
+        seed_everything(seed)
+        self.raw_model = self.build_model(self.cfg)
+        self.raw_model.train()
+        self.optimizer = self.build_optimizer(self.cfg, self.raw_model)
+        self.scheduler = self.build_lr_scheduler(self.cfg, self.optimizer)
+        self.precision = Precision.from_config(self.cfg, torch.device(self.cfg.MODEL.DEVICE))
+        self.scaler = self.precision.build_scaler()
+        self.guard = FiniteGuard(self.raw_model, self.scaler)
+        self.clip_gradients = build_gradient_clipper(self.cfg)
+        self.checkpointer = Checkpointer(
+            self.raw_model,
+            self.cfg.OUTPUT_DIR,
+            optimizer=self.optimizer,
+            scheduler=self.scheduler,
+            scaler=self.scaler,
+        )
+        self.model = _distributed(self.raw_model)
+        self.start_iter = self.iter = 0
+        self.max_iter: int = self.cfg.SOLVER.MAX_ITER
+        self.storage = EventStorage(0)
+        self.results: dict[str, Any] = {}
+        self._last_update: int | None = None  # iteration whose update the weights hold; None while they change
+        self._hooks: list[Hook] = []
+        self.register_hooks(self.build_hooks())
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Continue from the last checkpoint in OUTPUT_DIR if `resume` and there is one, else load MODEL.WEIGHTS.
+
+        A resumed run goes on with the seed in the checkpoint unless SEED is set (not negative).
+        """
+        state = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        if "iteration" in state:
+            self.start_iter = self.iter = state["iteration"] + 1
+            if self._seed_was_drawn:
+                self.cfg = with_seed(self.cfg, state["seed"])
+            logger.info("Resuming at iteration %d with seed %d", self.start_iter, self.cfg.SEED)
+
+    def register_hooks(self, hooks: Iterable[Hook | None]) -> None:
+        """Add hooks (None is skipped); they are called in the order of registration."""
+        for hook in hooks:
+            if hook is not None:
+                hook.trainer = self
+                self._hooks.append(hook)
+
+    def build_hooks(self) -> list[Hook]:
+        """The hooks of every run; writers come last, to write what the others stored, in the main process only."""
+        hooks: list[Hook] = [
+            IterationTimer(),
+            PeriodicCheckpoint(self.cfg.SOLVER.CHECKPOINT_PERIOD),
+            PeriodicEvaluation(self.cfg.TEST.EVAL_PERIOD),
+        ]
+        if comm.is_main_process():
+            hooks.append(PeriodicWriter(self.build_writers))
+        return hooks
+
+    def build_writers(self) -> list[EventWriter]:
+        """Log lines, `metrics.json` and TensorBoard events in OUTPUT_DIR."""
+        output_dir = Path(self.cfg.OUTPUT_DIR)
+        return [
+            LogWriter(self.max_iter),
+            JSONWriter(output_dir / "metrics.json", start_iter=self.start_iter),
+            TensorBoardWriter(output_dir, start_iter=self.start_iter),
+        ]
+
+    def train(self) -> dict[str, Any]:
+        """Run iterations `start_iter` to `max_iter`; returns the results of the last evaluation.
+
+        On an error, SIGINT or SIGTERM the last completed step is saved as `model_interrupted`, with which
+        `resume_or_load(resume=True)` continues, and the error is raised again.
+        """
+        if self.start_iter >= self.max_iter:
+            logger.info("All %d iterations are done already: evaluating only", self.max_iter)
+            return self.evaluate()
+        logger.info("Training from iteration %d to %d", self.start_iter, self.max_iter)
+        batches = iter(self.build_train_loader(self.cfg, start_iteration=self.start_iter))
+        with EventStorage(self.start_iter) as self.storage:
+            try:
+                self._call_hooks("before_train")
+                self._run_steps(batches)
+            except BaseException:
+                self._save_interrupted()
+                raise
+            finally:
+                self._call_hooks("after_train")
+        return self.results
+
+    def _run_steps(self, batches: Iterator[list[dict[str, Any]]]) -> None:
+        with StopRequest() as stop:
+            for self.iter in range(self.start_iter, self.max_iter):
+                self._call_hooks("before_step")
+                self.run_step(batches)
+                self._call_hooks("after_step")
+                self.storage.step()
+                if stop.signal is not None:
+                    break
+        stop.raise_again()
+
+    def run_step(self, batches: Iterator[list[dict[str, Any]]]) -> None:
+        """One iteration: batch, losses, gradients, update of weights and learning rate."""
+        start = time.perf_counter()
+        batch = next(batches)
+        data_time = time.perf_counter() - start
+        # Random points and drop path depend on the iteration alone, so that nothing needs storing to resume.
+        seed_everything(self.cfg.SEED, self.iter, comm.get_rank())
+        with self.precision.autocast():
+            losses: dict[str, Tensor] = self.model(batch)
+            total_loss = torch.stack([loss.float() for loss in losses.values()]).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(total_loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        self._call_hooks("after_backward")
+        grad_norm = self.clip_gradients(self.raw_model.parameters())
+        scalars = self.guard.read(self.iter, {"total_loss": total_loss, **losses}, grad_norm, batch)
+        self._update()
+        self.storage.put_scalars(data_time=data_time, **scalars)
+
+    def _update(self) -> None:
+        """Step of optimiser (left out by the scaler after an overflow), scaler and schedule, never half of them."""
+        self._last_update = None
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.storage.put_scalar("lr", max(self.scheduler.get_last_lr()), smoothing_hint=False)
+        self.scheduler.step()
+        self._last_update = self.iter
+
+    def save(self, name: str) -> None:
+        """Write a checkpoint of the last completed step to OUTPUT_DIR/<name>.pth; all processes may call it."""
+        if self._last_update is None:
+            raise RuntimeError("no step has been completed, there is nothing to save")
+        self.checkpointer.save(name, iteration=self._last_update, seed=self.cfg.SEED)
+
+    def _save_interrupted(self) -> None:
+        if self._last_update is not None:
+            self.save("model_interrupted")
+            logger.warning("Interrupted: the run continues at iteration %d with --resume", self._last_update + 1)
+
+    def _call_hooks(self, moment: str) -> None:
+        for hook in self._hooks:
+            getattr(hook, moment)()
+
+    def evaluate(self) -> dict[str, Any]:
+        """`test` on the model as it is; the results are kept in `results`."""
+        self.results = self.test(self.cfg, self.raw_model)
+        return self.results
+
+    check_setup = staticmethod(check_setup)
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """The model on its device."""
+        return build_model(cfg)
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> Optimizer:
+        """See `mask2former.engine.optimizer`."""
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
+        """See `mask2former.engine.schedules`."""
+        return build_lr_scheduler(cfg, optimizer)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode, *, start_iteration: int = 0) -> Iterable[list[dict[str, Any]]]:
+        """Endless batches (this process's share of each), beginning with that of `start_iteration`."""
+        return build_train_loader(cfg, start_iteration=start_iteration)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, Any]]]:
+        """This process's share of a data set, once."""
+        return build_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        """The evaluators of a data set; predictions are written to OUTPUT_DIR/inference/<data set>."""
+        return build_evaluators(cfg, dataset_name, str(Path(cfg.OUTPUT_DIR) / "inference" / dataset_name))
+
+    @classmethod
+    def test(
+        cls, cfg: CfgNode, model: nn.Module, evaluators: Sequence[DatasetEvaluator] | None = None
+    ) -> dict[str, Any]:
+        """Evaluate on every data set of DATASETS.TEST; all processes call it, the main one logs the tables.
+
+        Args:
+            evaluators: one per data set, in place of those from `build_evaluator`.
+
+        Returns:
+            In the main process results by task, or by data set and task if there are several data sets.
+        """
+        names = cfg.DATASETS.TEST
+        if evaluators is None:
+            evaluators = [cls.build_evaluator(cfg, name) for name in names]
+        results: dict[str, Any] = {}
+        for name, evaluator in zip(names, evaluators, strict=True):
+            results[name] = inference_on_dataset(model, cls.build_test_loader(cfg, name), evaluator)
+            if comm.is_main_process():
+                logger.info("Results on %s:", name)
+                print_results(results[name])
+        return next(iter(results.values())) if len(results) == 1 else results
+
+
+def _distributed(model: nn.Module) -> nn.Module:
+    """The model itself in a single process, else a wrapper that averages gradients over processes."""
+    if comm.get_world_size() == 1:
+        return model
+    on_gpu = next(model.parameters()).device.type == "cuda"
+    # buffers: frozen statistics never change, and running statistics are SyncBN's business
+    return DistributedDataParallel(
+        model, device_ids=[torch.cuda.current_device()] if on_gpu else None, broadcast_buffers=False
+    )

@@ -1,0 +1,156 @@
+"""Where metrics go: lines of JSON, TensorBoard, and readable lines in the log."""
+
+import json
+import logging
+import math
+import os
+import resource
+import sys
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from mask2former.d2.events import EventStorage
+
+logger = logging.getLogger(__name__)
+
+WINDOW = 20
+"""Number of last values over which noisy scalars are smoothed (median)."""
+
+
+class EventWriter(Protocol):
+    """What `PeriodicWriter` calls."""
+
+    def write(self, storage: EventStorage) -> None:
+        """Write what is new in `storage`."""
+
+    def close(self) -> None:
+        """Flush and release files."""
+
+
+class _NewScalars:
+    """Remembers up to which iteration scalars were written."""
+
+    def __init__(self, start_iter: int) -> None:
+        self._last_written = start_iter - 1
+
+    def take(self, storage: EventStorage) -> dict[int, dict[str, float]]:
+        """Scalars put since the last call, smoothed where they ask for it: {iteration: {name: value}}."""
+        new: dict[int, dict[str, float]] = {}
+        for name, (value, iteration) in storage.latest_with_smoothing_hint(WINDOW).items():
+            if iteration > self._last_written:
+                new.setdefault(iteration, {})[name] = float(value)
+        self._last_written = max([self._last_written, *new])
+        return dict(sorted(new.items()))
+
+
+class JSONWriter:
+    """One JSON object a line: `{"iteration": 39, "total_loss": 21.3, "lr": 0.0001, ...}`.
+
+    A resumed run (`start_iter` > 0) continues the file: lines from `start_iter` on, which the interrupted run wrote
+    after the checkpoint, are dropped, so that every iteration appears once. A new run keeps the file of an earlier
+    one under the added ending `.old`. Values that are not finite become null.
+    """
+
+    def __init__(self, path: str | Path, *, start_iter: int = 0) -> None:
+        self._path = Path(path)
+        self._new = _NewScalars(start_iter)
+        if self._path.exists():
+            if start_iter > 0:
+                self._drop_lines_from(start_iter)
+            else:
+                os.replace(self._path, f"{self._path}.old")
+        self._file = self._path.open("a", encoding="utf-8")
+
+    def _drop_lines_from(self, start_iter: int) -> None:
+        lines = self._path.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if _iteration(line) < start_iter]
+        temporary = self._path.with_name(f".{self._path.name}.tmp")
+        temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        os.replace(temporary, self._path)
+
+    def write(self, storage: EventStorage) -> None:
+        """Append one line per iteration that has new scalars, normally one."""
+        for iteration, scalars in self._new.take(storage).items():
+            finite = {name: value if math.isfinite(value) else None for name, value in scalars.items()}
+            self._file.write(json.dumps({"iteration": iteration, **finite}, sort_keys=True) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _iteration(line: str) -> float:
+    """Iteration of a JSON line; infinity (never kept) for one that was cut off in the middle."""
+    try:
+        return json.loads(line)["iteration"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return float("inf")
+
+
+class TensorBoardWriter:
+    """Scalars (and images that code put into the storage) as TensorBoard events in `log_dir`."""
+
+    def __init__(self, log_dir: str | Path, *, start_iter: int = 0) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # takes seconds to import, and only training needs it
+
+        self._new = _NewScalars(start_iter)
+        # on resuming, TensorBoard hides what the interrupted run wrote after the checkpoint
+        self._writer = SummaryWriter(str(log_dir), purge_step=start_iter or None)
+
+    def write(self, storage: EventStorage) -> None:
+        """Write scalars of all iterations since the last call."""
+        for iteration, scalars in self._new.take(storage).items():
+            for name, value in scalars.items():
+                self._writer.add_scalar(name, value, iteration)
+
+    def close(self) -> None:
+        """Flush and close the event file."""
+        self._writer.close()
+
+
+class LogWriter:
+    """A line of the log: progress, time left, losses, speed, learning rate, memory."""
+
+    def __init__(self, max_iter: int) -> None:
+        self._max_iter = max_iter
+
+    def write(self, storage: EventStorage) -> None:
+        """Log one line about the last steps. Losses of auxiliary predictions are left to the other writers."""
+        histories = storage.histories()
+        if "time" not in histories:
+            return
+        median = {name: history.median(WINDOW) for name, history in histories.items()}
+        done = storage.iter + 1
+        seconds_left = histories["time"].global_avg() * (self._max_iter - done)
+        losses = [name for name in median if "loss" in name and not re.search(r"_\d+$", name)]
+        parts = [
+            f"iter {done}/{self._max_iter}",
+            f"eta {duration(seconds_left)}",
+            *(f"{name} {median[name]:.4g}" for name in losses),
+            f"time {median['time']:.3f}",
+            f"data {median.get('data_time', 0.0):.3f}",
+            f"lr {histories['lr'].latest():.3g}" if "lr" in histories else "",
+            f"max_mem {peak_memory_mib():.0f}M",
+        ]
+        logger.info("  ".join(part for part in parts if part))
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+def duration(seconds: float) -> str:
+    """`h:mm:ss`, preceded by days where there are any."""
+    return str(timedelta(seconds=round(seconds)))
+
+
+def peak_memory_mib() -> float:
+    """Largest memory in use so far: of tensors on the GPU where there is one, else of this process (MiB)."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

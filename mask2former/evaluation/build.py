@@ -1,0 +1,67 @@
+"""Which evaluators a data set gets."""
+
+from typing import Any
+
+from mask2former.d2.config import CfgNode
+from mask2former.d2.data import MetadataCatalog
+from mask2former.d2.evaluation import DatasetEvaluator, DatasetEvaluators
+from mask2former.d2.registry import Registry
+from mask2former.evaluation.instance import InstanceSegEvaluator
+from mask2former.evaluation.panoptic import COCOPanopticEvaluator
+from mask2former.evaluation.semantic import SemSegEvaluator
+
+EVALUATOR_REGISTRY: Any = Registry("EVALUATOR")
+EVALUATOR_REGISTRY.__doc__ = """
+What scores a data set, by the `evaluator_type` of its metadata, which is the name of the registered function.
+
+Called as `function(cfg, dataset_name, output_dir)`; returns a list of `DatasetEvaluator`. `output_dir` is a
+folder for predictions, or None when they are not wanted.
+"""
+
+
+def build_evaluators(cfg: CfgNode, dataset_name: str, output_dir: str | None = None) -> DatasetEvaluators:
+    """The evaluators of a registered data set; with `output_dir`, they also write the predictions there.
+
+    Raises:
+        KeyError: the data set's `evaluator_type` is not set, or nothing is registered for it.
+        ValueError: the config turns on no output that could be scored.
+    """
+    evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    if evaluator_type not in EVALUATOR_REGISTRY:
+        known = ", ".join(sorted(name for name, _ in EVALUATOR_REGISTRY))
+        raise KeyError(
+            f"data set {dataset_name!r} has evaluator_type {evaluator_type!r}; known types are: {known}. "
+            "Set evaluator_type in its metadata, or register a function of that name in EVALUATOR_REGISTRY"
+        )
+    return DatasetEvaluators(EVALUATOR_REGISTRY.get(evaluator_type)(cfg, dataset_name, output_dir))
+
+
+@EVALUATOR_REGISTRY.register()
+def coco_panoptic_seg(cfg: CfgNode, dataset_name: str, output_dir: str | None) -> list[DatasetEvaluator]:
+    """PQ, AP of things and mIoU, each when MODEL.MASK_FORMER.TEST turns its kind of output on."""
+    test = cfg.MODEL.MASK_FORMER.TEST
+    evaluators: list[DatasetEvaluator] = []
+    if test.PANOPTIC_ON:
+        evaluators.append(COCOPanopticEvaluator(dataset_name, output_dir))
+    if test.INSTANCE_ON:
+        evaluators.append(InstanceSegEvaluator(dataset_name, output_dir))
+    if test.SEMANTIC_ON:
+        evaluators.append(SemSegEvaluator(dataset_name))
+    if not evaluators:
+        raise ValueError(
+            f"{dataset_name!r} cannot be scored: turn on PANOPTIC_ON, INSTANCE_ON or SEMANTIC_ON "
+            "of MODEL.MASK_FORMER.TEST"
+        )
+    return evaluators
+
+
+@EVALUATOR_REGISTRY.register()
+def coco(cfg: CfgNode, dataset_name: str, output_dir: str | None) -> list[DatasetEvaluator]:
+    """Mask AP."""
+    return [InstanceSegEvaluator(dataset_name, output_dir)]
+
+
+@EVALUATOR_REGISTRY.register()
+def sem_seg(cfg: CfgNode, dataset_name: str, output_dir: str | None) -> list[DatasetEvaluator]:
+    """Semantic segmentation metrics."""
+    return [SemSegEvaluator(dataset_name)]

@@ -1,0 +1,224 @@
+"""Ground truth read from COCO panoptic and COCO instance files, indexed by image, with contiguous classes."""
+
+import json
+import logging
+import os
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as mask_util
+
+from mask2former.d2.data import Metadata
+from mask2former.data.images import read_panoptic_png
+
+logger = logging.getLogger(__name__)
+
+RLE = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroundTruthInstance:
+    """One object: its contiguous class, compressed RLE, area in pixels, and whether it stands for a crowd."""
+
+    category_id: int
+    rle: RLE
+    area: float
+    iscrowd: bool
+
+
+@dataclass(kw_only=True)
+class PanopticGroundTruth:
+    """A COCO panoptic JSON and the folder of its PNGs.
+
+    `class_of` maps the categories of the JSON to contiguous classes; `things` holds the contiguous thing
+    classes.
+    """
+
+    json_file: str
+    root: str
+    class_of: dict[int, int]
+    things: frozenset[int]
+    _annotations: dict[Hashable, dict[str, Any]] = field(init=False, repr=False)
+    _last: tuple[Hashable, np.ndarray] | None = field(init=False, repr=False, default=None)
+
+    def __post_init__(self) -> None:
+        content = _read_json(self.json_file)
+        self._annotations = {}
+        for annotation in _annotations_of(content, self.json_file):
+            image_id = annotation["image_id"]
+            if image_id in self._annotations:
+                raise ValueError(f"{self.json_file}: image {image_id!r} is annotated twice")
+            self._annotations[image_id] = annotation
+
+    def __contains__(self, image_id: Hashable) -> bool:
+        return image_id in self._annotations
+
+    @property
+    def image_ids(self) -> Iterable[Hashable]:
+        return self._annotations.keys()
+
+    def read(self, image_id: Hashable) -> tuple[np.ndarray, list[dict[str, Any]]]:
+        """The map of segment ids, int32 (H, W) with 0 = void, and its segments with contiguous `category_id`.
+
+        The map of the last image is kept, because several evaluators ask for the same one in turn.
+
+        Raises:
+            KeyError: the image is not in the JSON, or a segment has a category unknown to the data set.
+            FileNotFoundError, ValueError: the PNG is missing or cannot be read.
+        """
+        annotation = self._annotation(image_id)
+        if self._last is None or self._last[0] != image_id:
+            self._last = (image_id, self._read_png(annotation))
+        segments = []
+        for segment in annotation["segments_info"]:
+            category = segment["category_id"]
+            if category not in self.class_of:
+                raise KeyError(
+                    f"{self.json_file}: image {image_id!r}, segment {segment['id']}: "
+                    f"category id {category} is not a category of the data set"
+                )
+            segments.append({**segment, "category_id": self.class_of[category]})
+        return self._last[1], segments
+
+    def file_name(self, image_id: Hashable) -> str:
+        """Path of the PNG of an image."""
+        return os.path.join(self.root, self._annotation(image_id)["file_name"])
+
+    def _read_png(self, annotation: dict[str, Any]) -> np.ndarray:
+        path = os.path.join(self.root, annotation["file_name"])
+        ids = read_panoptic_png(path)
+        absent = [s["id"] for s in annotation["segments_info"] if not (ids == s["id"]).any()]
+        if absent:
+            logger.warning("%s: segments %s of %s are not in this PNG", path, absent, self.json_file)
+        return ids
+
+    def instances(self, image_id: Hashable) -> list[GroundTruthInstance]:
+        """The thing segments of an image; crowd segments keep `iscrowd`."""
+        ids, segments = self.read(image_id)
+        instances = []
+        for segment in segments:
+            if segment["category_id"] not in self.things:
+                continue
+            mask = ids == segment["id"]
+            instances.append(
+                GroundTruthInstance(
+                    category_id=segment["category_id"],
+                    rle=encode_mask(mask),
+                    area=float(np.count_nonzero(mask)),
+                    iscrowd=bool(segment.get("iscrowd", 0)),
+                )
+            )
+        return instances
+
+    def _annotation(self, image_id: Hashable) -> dict[str, Any]:
+        return _lookup(self._annotations, image_id, self.json_file)
+
+
+@dataclass(kw_only=True)
+class InstanceGroundTruth:
+    """A COCO instance JSON; polygons and run lengths are both understood."""
+
+    json_file: str
+    class_of: dict[int, int]
+    _images: dict[Hashable, dict[str, Any]] = field(init=False, repr=False)
+    _annotations: dict[Hashable, list[dict[str, Any]]] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        content = _read_json(self.json_file)
+        self._images = {image["id"]: image for image in content["images"]}
+        self._annotations = {image_id: [] for image_id in self._images}
+        for annotation in _annotations_of(content, self.json_file):
+            _lookup(self._annotations, annotation["image_id"], self.json_file).append(annotation)
+
+    def __contains__(self, image_id: Hashable) -> bool:
+        return image_id in self._images
+
+    @property
+    def image_ids(self) -> Iterable[Hashable]:
+        return self._images.keys()
+
+    def instances(self, image_id: Hashable) -> list[GroundTruthInstance]:
+        """The objects of an image. Categories outside the data set's thing classes are left out, as in
+        COCOeval.
+
+        Raises:
+            KeyError: the image is not in the JSON.
+        """
+        image = _lookup(self._images, image_id, self.json_file)
+        return [
+            GroundTruthInstance(
+                category_id=self.class_of[annotation["category_id"]],
+                rle=encode_annotation(annotation["segmentation"], image["height"], image["width"]),
+                area=annotation["area"],
+                iscrowd=bool(annotation.get("iscrowd", 0)),
+            )
+            for annotation in self._annotations[image_id]
+            if annotation["category_id"] in self.class_of
+        ]
+
+
+def panoptic_ground_truth(metadata: Metadata) -> PanopticGroundTruth:
+    """The panoptic ground truth that `metadata` names; evaluators of one data set share one object.
+
+    Raises:
+        AttributeError: `panoptic_json` or `panoptic_root` is not set.
+    """
+    for key in ("panoptic_json", "panoptic_root"):
+        if not metadata.get(key):
+            raise AttributeError(f"data set {metadata.name!r} has no metadata {key!r}, needed to evaluate it")
+    things = metadata.get("thing_dataset_id_to_contiguous_id") or {}
+    stuff = metadata.get("stuff_dataset_id_to_contiguous_id") or {}
+    json_file = str(metadata.panoptic_json)
+    return _cached_panoptic_ground_truth(
+        json_file,
+        str(metadata.panoptic_root),
+        tuple({**stuff, **things}.items()),
+        tuple(things.values()),
+        os.stat(json_file).st_mtime_ns,
+    )
+
+
+@lru_cache(maxsize=2)
+def _cached_panoptic_ground_truth(
+    json_file: str, root: str, class_of: tuple[tuple[int, int], ...], things: tuple[int, ...], mtime_ns: int
+) -> PanopticGroundTruth:
+    return PanopticGroundTruth(
+        json_file=json_file, root=root, class_of=dict(class_of), things=frozenset(things)
+    )
+
+
+def encode_mask(mask: np.ndarray) -> RLE:
+    """Compressed COCO run lengths of a boolean mask (H, W)."""
+    return mask_util.encode(np.asfortranarray(mask).view(np.uint8)[:, :, None])[0]
+
+
+def encode_annotation(segmentation: list | RLE, height: int, width: int) -> RLE:
+    """A COCO `segmentation` (polygons, uncompressed or compressed run lengths) as compressed run lengths."""
+    if isinstance(segmentation, list):
+        return mask_util.merge(mask_util.frPyObjects(segmentation, height, width))
+    if isinstance(segmentation["counts"], list):
+        return mask_util.frPyObjects(segmentation, height, width)
+    return segmentation
+
+
+def _read_json(path: str) -> dict[str, Any]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not valid JSON ({error})") from error
+
+
+def _annotations_of(content: dict[str, Any], path: str) -> list[dict[str, Any]]:
+    if "annotations" not in content:
+        raise ValueError(f"{path}: holds no annotations, so nothing can be evaluated against it")
+    return content["annotations"]
+
+
+def _lookup(table: dict[Hashable, Any], image_id: Hashable, path: str) -> Any:
+    if image_id not in table:
+        raise KeyError(f"{path}: has no image {image_id!r}")
+    return table[image_id]

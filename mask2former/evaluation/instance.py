@@ -1,0 +1,165 @@
+"""Instance segmentation: COCO mask AP.
+
+Legend: C classes, N predictions of an image, T IoU thresholds, R recall thresholds, A size ranges.
+"""
+
+import logging
+import os
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import numpy as np
+from tabulate import tabulate
+
+from mask2former.d2 import comm
+from mask2former.d2.data import Metadata, MetadataCatalog
+from mask2former.d2.evaluation import DatasetEvaluator
+from mask2former.d2.structures import Instances
+from mask2former.evaluation.average_precision import (
+    IOU_THRESHOLDS,
+    MatchedImage,
+    count_objects,
+    match_image,
+    mean_precision,
+    precision_table,
+)
+from mask2former.evaluation.coverage import Coverage
+from mask2former.evaluation.ground_truth import (
+    RLE,
+    InstanceGroundTruth,
+    PanopticGroundTruth,
+    encode_mask,
+    panoptic_ground_truth,
+)
+from mask2former.evaluation.output import model_output, write_json
+
+logger = logging.getLogger(__name__)
+
+
+class InstanceSegEvaluator(DatasetEvaluator):
+    """Mask AP with COCOeval's numbers, matched image by image.
+
+    Reads `instances` of the model's output. The truth is the metadata's `json_file` (COCO instances), or,
+    where there is none, the thing segments of `panoptic_json`, crowds kept. Predictions of stuff classes are
+    left out. Where COCOeval has no detection at all to work on, AP is 0: a model that finds nothing has
+    precision 0 at every recall. It is nan only where there is no object to find.
+    """
+
+    def __init__(self, dataset_name: str, output_dir: str | None = None) -> None:
+        """
+        Args:
+            dataset_name: a registered data set whose metadata holds `thing_classes`, indexed by contiguous
+                class, `thing_dataset_id_to_contiguous_id`, and `json_file` or `panoptic_json` with
+                `panoptic_root`.
+            output_dir: when given, predictions are written to `coco_instances_results.json` there.
+        """
+        self._metadata: Metadata = MetadataCatalog.get(dataset_name)
+        class_of = self._metadata.thing_dataset_id_to_contiguous_id
+        self._dataset_ids = {contiguous: dataset for dataset, contiguous in class_of.items()}
+        self._class_names = list(self._metadata.thing_classes)
+        self._output_dir = output_dir
+        self._ground_truth: InstanceGroundTruth | PanopticGroundTruth
+        if self._metadata.get("json_file"):
+            self._ground_truth = InstanceGroundTruth(
+                json_file=str(self._metadata.json_file), class_of=dict(class_of)
+            )
+        else:
+            self._ground_truth = panoptic_ground_truth(self._metadata)
+        self.reset()
+
+    def reset(self) -> None:
+        self._coverage = Coverage()
+        self._objects = count_objects([], len(self._class_names))
+        self._matched: list[tuple[Hashable, MatchedImage]] = []
+        self._written: list[dict[str, Any]] = []
+
+    def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
+        """
+        Raises:
+            KeyError: the output has no `instances`, or the image is not in the ground truth.
+            ValueError: an image comes twice; masks of another size than the image; a class out of range.
+        """
+        for inp, output in zip(inputs, outputs, strict=True):
+            image_id = inp["image_id"]
+            classes, scores, rles = self._predictions(model_output(output, "instances", "INSTANCE_ON"))
+            truth = self._ground_truth.instances(image_id)
+            self._coverage.add(image_id)
+            if truth and rles and truth[0].rle["size"] != rles[0]["size"]:
+                raise ValueError(
+                    f"image {image_id!r}: predicted masks are {rles[0]['size']}, those of "
+                    f"{self._ground_truth.json_file} {truth[0].rle['size']} (height, width)"
+                )
+            self._matched.append(
+                (image_id, match_image(classes=classes, scores=scores, rles=rles, truth=truth))
+            )
+            self._objects += count_objects(truth, len(self._class_names))
+            if self._output_dir is not None:
+                self._written += self._results(image_id, classes, scores, rles)
+
+    def evaluate(self) -> dict[str, dict[str, float]] | None:
+        """`{"segm": {AP, AP50, AP75, APs, APm, APl, AP-name}}` in percent on the main process, else None."""
+        self._coverage.check(self._ground_truth.image_ids, dataset=self._metadata.name)
+        matched = comm.gather(self._matched)
+        objects = comm.gather(self._objects)
+        written = comm.gather(self._written)
+        if not comm.is_main_process():
+            return None
+        if self._output_dir is not None:
+            path = os.path.join(self._output_dir, "coco_instances_results.json")
+            write_json(path, [result for part in written for result in part])
+        # Equal scores rank in the order of image ids, as in COCOeval, however the images were spread over
+        # ranks.
+        images = sorted((pair for part in matched for pair in part), key=lambda pair: pair[0])
+        table = precision_table([image for _, image in images], np.sum(objects, axis=0))
+        return {"segm": self._summarise(table)}
+
+    def _predictions(self, instances: Instances) -> tuple[np.ndarray, np.ndarray, list[RLE]]:
+        """Classes int64 (N,), scores float64 (N,) and run lengths of the predictions of thing classes."""
+        classes = instances.pred_classes.cpu().numpy()
+        outside = classes[(classes < 0) | (classes >= len(self._class_names))]
+        if outside.size:
+            raise ValueError(
+                f"predicted class {int(outside[0])}, but {self._metadata.name} has "
+                f"{len(self._class_names)} classes"
+            )
+        kept = np.flatnonzero(np.isin(classes, list(self._dataset_ids)))
+        masks = instances.pred_masks.cpu().numpy().astype(bool, copy=False)
+        scores = instances.scores.cpu().numpy().astype(np.float64)
+        return classes[kept], scores[kept], [encode_mask(masks[i]) for i in kept]
+
+    def _results(
+        self, image_id: Hashable, classes: np.ndarray, scores: np.ndarray, rles: Sequence[RLE]
+    ) -> list[dict[str, Any]]:
+        return [
+            {
+                "image_id": image_id,
+                "category_id": self._dataset_ids[category],
+                "score": score,
+                "segmentation": {"size": rle["size"], "counts": rle["counts"].decode("ascii")},
+            }
+            for category, score, rle in zip(classes.tolist(), scores.tolist(), rles, strict=True)
+        ]
+
+    def _summarise(self, table: np.ndarray) -> dict[str, float]:
+        at = {round(100 * threshold): t for t, threshold in enumerate(IOU_THRESHOLDS)}
+        result = {
+            "AP": mean_precision(table[:, :, :, 0]),
+            "AP50": mean_precision(table[at[50], :, :, 0]),
+            "AP75": mean_precision(table[at[75], :, :, 0]),
+            "APs": mean_precision(table[:, :, :, 1]),
+            "APm": mean_precision(table[:, :, :, 2]),
+            "APl": mean_precision(table[:, :, :, 3]),
+        }
+        logger.info(
+            "Mask AP on %s:\n%s",
+            self._metadata.name,
+            tabulate([result.values()], headers=list(result), tablefmt="pipe", floatfmt=".2f"),
+        )
+        per_class = {
+            self._class_names[c]: mean_precision(table[:, :, c, 0]) for c in sorted(self._dataset_ids)
+        }
+        logger.info(
+            "Mask AP per class:\n%s",
+            tabulate(list(per_class.items()), headers=["", "AP"], tablefmt="pipe", floatfmt=".2f"),
+        )
+        return {**result, **{f"AP-{name}": value for name, value in per_class.items()}}

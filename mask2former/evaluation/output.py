@@ -1,0 +1,25 @@
+"""Reading the model's output and writing predictions, shared by the evaluators."""
+
+import json
+from typing import Any
+
+from mask2former.data.images import write_atomic
+
+
+def model_output(output: dict[str, Any], key: str, switch: str) -> Any:
+    """`output[key]`, or an error that names the config key `switch` that turns it on.
+
+    Raises:
+        KeyError: the model made no such output.
+    """
+    if key not in output:
+        raise KeyError(
+            f"the model's output has {sorted(output)} but no {key!r}: "
+            f"set MODEL.MASK_FORMER.TEST.{switch} True"
+        )
+    return output[key]
+
+
+def write_json(path: str, content: Any) -> None:
+    """Write JSON atomically, making the folder when needed."""
+    write_atomic(path, json.dumps(content).encode())

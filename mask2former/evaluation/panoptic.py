@@ -1,0 +1,240 @@
+"""Panoptic quality (Kirillov et al., "Panoptic Segmentation", CVPR 2019, eq. 1), equal to panopticapi's.
+
+Legend: C classes, H and W image height and width.
+"""
+
+import logging
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from tabulate import tabulate
+
+from mask2former.d2 import comm
+from mask2former.d2.data import Metadata, MetadataCatalog
+from mask2former.d2.evaluation import DatasetEvaluator
+from mask2former.data.images import id_to_rgb, write_atomic
+from mask2former.evaluation.coverage import Coverage
+from mask2former.evaluation.ground_truth import panoptic_ground_truth
+from mask2former.evaluation.output import model_output, write_json
+
+logger = logging.getLogger(__name__)
+
+VOID = 0
+IOU, TP, FP, FN = range(4)  # rows of the statistics
+_FAST_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1]
+
+
+def joint_areas(first: np.ndarray, second: np.ndarray) -> dict[tuple[int, int], int]:
+    """Number of pixels of every pair of ids in two maps (H, W) of non-negative ids below 2**31.
+
+    Works on runs of equal pairs, because maps of segments change rarely along a row.
+    """
+    joint = ((first.astype(np.int64) << 32) | second).ravel()
+    if joint.size == 0:
+        return {}
+    starts = np.concatenate(([0], np.flatnonzero(joint[1:] != joint[:-1]) + 1))
+    lengths = np.diff(starts, append=joint.size)
+    pairs, inverse = np.unique(joint[starts], return_inverse=True)
+    areas = np.bincount(inverse, weights=lengths).astype(np.int64)
+    return {
+        (pair >> 32, pair & 0xFFFFFFFF): area
+        for pair, area in zip(pairs.tolist(), areas.tolist(), strict=True)
+    }
+
+
+def panoptic_statistics(
+    *,
+    pred_ids: np.ndarray,
+    pred_segments: Sequence[dict[str, Any]],
+    gt_ids: np.ndarray,
+    gt_segments: Sequence[dict[str, Any]],
+    num_classes: int,
+) -> np.ndarray:
+    """What one image adds to panoptic quality: float64 (4, C), rows summed IoU, hits, false alarms, misses.
+
+    Both maps are (H, W) with 0 = void. A segment has `id` and contiguous `category_id`, one of the ground
+    truth also `iscrowd` and, optionally, `area` (counted from the map when absent). As in panopticapi, void
+    pixels do not count against a prediction, crowds are never matched, and an unmatched prediction that lies
+    for more than half on void or on the crowd of its class is forgiven.
+
+    Raises:
+        ValueError: the maps differ in size, a predicted segment is listed but not painted or painted but not
+            listed, or its class is out of range.
+    """
+    if pred_ids.shape != gt_ids.shape:
+        raise ValueError(
+            f"the prediction is {pred_ids.shape}, the ground truth {gt_ids.shape} (height, width)"
+        )
+    joint = joint_areas(gt_ids, pred_ids)
+    gt_areas: dict[int, int] = {}
+    pred_areas: dict[int, int] = {}
+    for (gt_id, pred_id), area in joint.items():
+        gt_areas[gt_id] = gt_areas.get(gt_id, 0) + area
+        pred_areas[pred_id] = pred_areas.get(pred_id, 0) + area
+    predictions = {segment["id"]: segment["category_id"] for segment in pred_segments}
+    _check_prediction(predictions, painted=pred_areas.keys() - {VOID}, num_classes=num_classes)
+    truths = {segment["id"]: segment for segment in gt_segments}
+
+    statistics = np.zeros((4, num_classes))
+    matched_truths, matched_predictions = set(), set()
+    for (gt_id, pred_id), intersection in joint.items():
+        truth, category = truths.get(gt_id), predictions.get(pred_id)
+        if truth is None or truth.get("iscrowd", 0) or truth["category_id"] != category:
+            continue
+        gt_area = truth.get("area", gt_areas[gt_id])
+        union = pred_areas[pred_id] + gt_area - intersection - joint.get((VOID, pred_id), 0)
+        iou = intersection / union
+        if iou > 0.5:
+            statistics[[IOU, TP], category] += (iou, 1)
+            matched_truths.add(gt_id)
+            matched_predictions.add(pred_id)
+
+    crowd_of_class = {}
+    for gt_id, truth in truths.items():
+        if truth.get("iscrowd", 0):
+            crowd_of_class[truth["category_id"]] = gt_id
+        elif gt_id not in matched_truths:
+            statistics[FN, truth["category_id"]] += 1
+    for pred_id, category in predictions.items():
+        if pred_id in matched_predictions:
+            continue
+        forgiven = joint.get((VOID, pred_id), 0)
+        if category in crowd_of_class:
+            forgiven += joint.get((crowd_of_class[category], pred_id), 0)
+        if forgiven / pred_areas[pred_id] <= 0.5:
+            statistics[FP, category] += 1
+    return statistics
+
+
+def panoptic_quality(statistics: np.ndarray) -> dict[str, np.ndarray]:
+    """`PQ`, `SQ`, `RQ` per class in percent, each (C,), from statistics (4, C); nan where nothing occurs."""
+    iou, tp, fp, fn = statistics
+    occurs = tp + fp + fn > 0
+    count = np.where(occurs, tp + 0.5 * fp + 0.5 * fn, np.nan)
+    sq = np.where(occurs, np.divide(iou, tp, out=np.zeros_like(iou), where=tp > 0), np.nan)
+    return {"PQ": 100 * iou / count, "SQ": 100 * sq, "RQ": 100 * tp / count}
+
+
+class COCOPanopticEvaluator(DatasetEvaluator):
+    """Panoptic quality of a data set in COCO panoptic format, accumulated image by image.
+
+    Reads `panoptic_seg` of the model's output. Only a (4, C) table is kept in memory and gathered from the
+    ranks.
+    """
+
+    def __init__(self, dataset_name: str, output_dir: str | None = None) -> None:
+        """
+        Args:
+            dataset_name: a registered data set whose metadata holds `panoptic_json` and `panoptic_root`.
+            output_dir: when given, predictions are written there in COCO panoptic format:
+                `panoptic_predictions/*.png` and `panoptic_predictions.json`.
+        """
+        self._metadata: Metadata = MetadataCatalog.get(dataset_name)
+        self._ground_truth = panoptic_ground_truth(self._metadata)
+        self._dataset_ids = {v: k for k, v in self._ground_truth.class_of.items()}
+        self._num_classes = max(self._dataset_ids) + 1
+        self._output_dir = output_dir
+        self.reset()
+
+    def reset(self) -> None:
+        self._statistics = np.zeros((4, self._num_classes))
+        self._coverage = Coverage()
+        self._written: list[dict[str, Any]] = []
+
+    def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
+        """
+        Raises:
+            KeyError: the output has no `panoptic_seg`, or the image is not in the ground truth.
+            ValueError: an image comes twice, or its prediction does not fit (size, ids, classes).
+        """
+        for inp, output in zip(inputs, outputs, strict=True):
+            image_id = inp["image_id"]
+            pred_ids, pred_segments = model_output(output, "panoptic_seg", "PANOPTIC_ON")
+            pred_ids = pred_ids.cpu().numpy()
+            gt_ids, gt_segments = self._ground_truth.read(image_id)
+            self._coverage.add(image_id)
+            try:
+                self._statistics += panoptic_statistics(
+                    pred_ids=pred_ids,
+                    pred_segments=pred_segments,
+                    gt_ids=gt_ids,
+                    gt_segments=gt_segments,
+                    num_classes=self._num_classes,
+                )
+            except ValueError as error:
+                raise ValueError(f"{self._ground_truth.file_name(image_id)}: {error}") from error
+            if self._output_dir is not None:
+                self._written.append(self._write_png(image_id, pred_ids, pred_segments))
+
+    def evaluate(self) -> dict[str, dict[str, float]] | None:
+        """`{"panoptic_seg": {PQ, SQ, RQ, PQ_th, …, RQ_st, PQ-name, SQ-name, RQ-name}}` in percent.
+
+        On the main process; None on the others. A class that never occurs is nan and left out of the means.
+        """
+        self._coverage.check(self._ground_truth.image_ids, dataset=self._metadata.name)
+        gathered = comm.gather(self._statistics)
+        written = comm.gather(self._written)
+        if not comm.is_main_process():
+            return None
+        if self._output_dir is not None:
+            annotations = [annotation for part in written for annotation in part]
+            write_json(
+                os.path.join(self._output_dir, "panoptic_predictions.json"), {"annotations": annotations}
+            )
+        quality = panoptic_quality(np.sum(gathered, axis=0))
+        return {"panoptic_seg": self._summarise(quality)}
+
+    def _summarise(self, quality: dict[str, np.ndarray]) -> dict[str, float]:
+        classes = np.array(sorted(self._dataset_ids))
+        is_thing = np.isin(classes, list(self._ground_truth.things))
+        groups = {"": classes, "_th": classes[is_thing], "_st": classes[~is_thing]}
+        result: dict[str, float] = {}
+        rows = []
+        for suffix, group in groups.items():
+            for metric, values in quality.items():
+                result[metric + suffix] = _mean(values[group])
+            label = {"": "all", "_th": "things", "_st": "stuff"}[suffix]
+            occurring = int(np.count_nonzero(~np.isnan(quality["PQ"][group])))
+            rows.append([f"{label} ({occurring} classes)"] + [result[metric + suffix] for metric in quality])
+        names = self._metadata.stuff_classes
+        for index in classes:
+            of_class = {metric: float(values[index]) for metric, values in quality.items()}
+            result.update({f"{metric}-{names[index]}": value for metric, value in of_class.items()})
+            rows.append([names[index], *of_class.values()])
+        table = tabulate(rows, headers=["", *quality], tablefmt="pipe", floatfmt=".2f", missingval="-")
+        logger.info("Panoptic quality on %s:\n%s", self._metadata.name, table)
+        return result
+
+    def _write_png(
+        self, image_id: Any, ids: np.ndarray, segments: Sequence[dict[str, Any]]
+    ) -> dict[str, Any]:
+        stem = os.path.splitext(os.path.basename(self._ground_truth.file_name(image_id)))[0]
+        _, png = cv2.imencode(".png", id_to_rgb(ids)[:, :, ::-1], _FAST_PNG)
+        assert self._output_dir is not None
+        write_atomic(os.path.join(self._output_dir, "panoptic_predictions", stem + ".png"), png.tobytes())
+        return {
+            "image_id": image_id,
+            "file_name": stem + ".png",
+            "segments_info": [
+                {"id": int(s["id"]), "category_id": self._dataset_ids[s["category_id"]]} for s in segments
+            ],
+        }
+
+
+def _check_prediction(predictions: dict[int, int], *, painted: set[int], num_classes: int) -> None:
+    if predictions.keys() != painted:
+        raise ValueError(
+            f"predicted segments listed but not painted: {sorted(predictions.keys() - painted)}, "
+            f"painted but not listed: {sorted(painted - predictions.keys())}"
+        )
+    outside = sorted({c for c in predictions.values() if not 0 <= c < num_classes})
+    if outside:
+        raise ValueError(f"predicted classes {outside} are outside 0..{num_classes - 1}")
+
+
+def _mean(values: np.ndarray) -> float:
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if values.size else float("nan")

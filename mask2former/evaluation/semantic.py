@@ -1,0 +1,165 @@
+"""Semantic segmentation metrics from one confusion matrix.
+
+Legend: C classes, H and W image height and width.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from tabulate import tabulate
+
+from mask2former.d2 import comm
+from mask2former.d2.data import DatasetCatalog, Metadata, MetadataCatalog
+from mask2former.d2.evaluation import DatasetEvaluator
+from mask2former.data.images import read_label_map
+from mask2former.evaluation.coverage import Coverage
+from mask2former.evaluation.ground_truth import PanopticGroundTruth, panoptic_ground_truth
+from mask2former.evaluation.output import model_output
+
+logger = logging.getLogger(__name__)
+
+
+def confusion_matrix(
+    predicted: np.ndarray, truth: np.ndarray, *, num_classes: int, ignore_label: int
+) -> np.ndarray:
+    """Pixel counts int64 (C, C), row = truth, column = prediction, from integer maps (H, W).
+
+    Pixels labelled `ignore_label` are left out.
+
+    Raises:
+        ValueError: the maps differ in size, or a label is neither in 0..C-1 nor `ignore_label`.
+    """
+    if predicted.shape != truth.shape:
+        raise ValueError(
+            f"the prediction is {predicted.shape}, the ground truth {truth.shape} (height, width)"
+        )
+    valid = truth != ignore_label
+    truth, predicted = truth[valid].astype(np.int64), predicted[valid].astype(np.int64)
+    for name, labels in (("label", truth), ("predicted class", predicted)):
+        outside = labels[(labels < 0) | (labels >= num_classes)]
+        if outside.size:
+            raise ValueError(
+                f"{name} {int(outside[0])} is outside 0..{num_classes - 1} "
+                f"and not the ignore label {ignore_label}"
+            )
+    counts = np.bincount(truth * num_classes + predicted, minlength=num_classes**2)
+    return counts.reshape(num_classes, num_classes)
+
+
+def semantic_metrics(confusion: np.ndarray, class_names: Sequence[str]) -> dict[str, float]:
+    """`mIoU, fwIoU, mACC, pACC, IoU-name, ACC-name` in percent from counts (C, C), row = truth.
+
+    Classes without a ground-truth pixel are nan and left out of the means.
+    """
+    hits = confusion.diagonal().astype(float)
+    in_truth = confusion.sum(axis=1).astype(float)
+    in_prediction = confusion.sum(axis=0).astype(float)
+    occurs = in_truth > 0
+    iou = np.full(len(hits), np.nan)
+    accuracy = np.full(len(hits), np.nan)
+    iou[occurs] = 100 * hits[occurs] / (in_truth + in_prediction - hits)[occurs]
+    accuracy[occurs] = 100 * hits[occurs] / in_truth[occurs]
+    pixels = in_truth.sum()
+    result = dict.fromkeys(("mIoU", "fwIoU", "mACC", "pACC"), float("nan"))
+    if pixels > 0:
+        result = {
+            "mIoU": float(iou[occurs].mean()),
+            "fwIoU": float((iou[occurs] * in_truth[occurs]).sum() / pixels),
+            "mACC": float(accuracy[occurs].mean()),
+            "pACC": float(100 * hits.sum() / pixels),
+        }
+    for prefix, values in (("IoU", iou), ("ACC", accuracy)):
+        result.update(
+            {f"{prefix}-{name}": float(value) for name, value in zip(class_names, values, strict=True)}
+        )
+    return result
+
+
+class SemSegEvaluator(DatasetEvaluator):
+    """mIoU, frequency-weighted IoU and pixel accuracies.
+
+    Reads `sem_seg` (C, H, W) of the model's output; scores are reduced to classes on their own device. The
+    truth is the `sem_seg_file_name` of an image where the data set has one, otherwise its panoptic PNG: every
+    pixel of a segment, crowds too, has the segment's class, as in COCO's conversion, and void is ignored.
+    """
+
+    def __init__(self, dataset_name: str) -> None:
+        """
+        Args:
+            dataset_name: a registered data set whose metadata holds `stuff_classes` (all classes).
+        """
+        self._metadata: Metadata = MetadataCatalog.get(dataset_name)
+        self._class_names = list(self._metadata.stuff_classes)
+        self._ignore_label = self._metadata.get("ignore_label", 255)
+        self._label_files = {
+            record["image_id"] if "image_id" in record else record["file_name"]: record["sem_seg_file_name"]
+            for record in DatasetCatalog.get(dataset_name)
+            if record.get("sem_seg_file_name")
+        }
+        self._ground_truth: PanopticGroundTruth | None = None
+        if not self._label_files:
+            self._ground_truth = panoptic_ground_truth(self._metadata)
+        self.reset()
+
+    def reset(self) -> None:
+        self._confusion = np.zeros((len(self._class_names),) * 2, dtype=np.int64)
+        self._coverage = Coverage()
+
+    def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
+        """
+        Raises:
+            KeyError: the output has no `sem_seg`, or the image has no ground truth.
+            ValueError: an image comes twice; sizes differ; a label (file and value are named) is out of
+                range.
+        """
+        for inp, output in zip(inputs, outputs, strict=True):
+            scores = model_output(output, "sem_seg", "SEMANTIC_ON")
+            if scores.shape[0] != len(self._class_names):
+                raise ValueError(
+                    f"the model scores {scores.shape[0]} classes, "
+                    f"{self._metadata.name} has {len(self._class_names)}"
+                )
+            image_id = inp["image_id"] if "image_id" in inp else inp["file_name"]
+            self._coverage.add(image_id)
+            truth, path, ignore_label = self._truth(image_id)
+            try:
+                self._confusion += confusion_matrix(
+                    scores.argmax(dim=0).cpu().numpy(),
+                    truth,
+                    num_classes=len(self._class_names),
+                    ignore_label=ignore_label,
+                )
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from error
+
+    def evaluate(self) -> dict[str, dict[str, float]] | None:
+        """`{"sem_seg": {mIoU, fwIoU, mACC, pACC, IoU-name, ACC-name}}` in percent on the main process.
+
+        None on the others.
+        """
+        expected = self._label_files if self._ground_truth is None else self._ground_truth.image_ids
+        self._coverage.check(expected, dataset=self._metadata.name)
+        gathered = comm.gather(self._confusion)
+        if not comm.is_main_process():
+            return None
+        result = semantic_metrics(np.sum(gathered, axis=0), self._class_names)
+        rows = [[name, result[f"IoU-{name}"], result[f"ACC-{name}"]] for name in self._class_names]
+        rows.insert(0, ["mean", result["mIoU"], result["mACC"]])
+        table = tabulate(rows, headers=["", "IoU", "ACC"], tablefmt="pipe", floatfmt=".2f")
+        logger.info("Semantic segmentation on %s:\n%s", self._metadata.name, table)
+        return {"sem_seg": result}
+
+    def _truth(self, image_id: Any) -> tuple[np.ndarray, str, int]:
+        """Labels (H, W), the file they come from, and the label to ignore."""
+        if self._ground_truth is None:
+            if image_id not in self._label_files:
+                raise KeyError(f"{self._metadata.name}: image {image_id!r} has no sem_seg_file_name")
+            path = self._label_files[image_id]
+            return read_label_map(path), path, self._ignore_label
+        ids, segments = self._ground_truth.read(image_id)
+        labels = np.full(ids.shape, -1, dtype=np.int64)
+        for segment in segments:
+            labels[ids == segment["id"]] = segment["category_id"]
+        return labels, self._ground_truth.file_name(image_id), -1

@@ -1,0 +1,21 @@
+"""The model. Importing this package registers its components with Detectron2's registries."""
+
+from . import backbone, pixel_decoder, transformer_decoder
+from .build import TRANSFORMER_DECODER_REGISTRY, build_pixel_decoder, build_transformer_decoder
+from .criterion import SetCriterion
+from .head import MaskFormerHead
+from .mask_former import MaskFormer
+from .matcher import HungarianMatcher
+
+__all__ = [
+    "TRANSFORMER_DECODER_REGISTRY",
+    "HungarianMatcher",
+    "MaskFormer",
+    "MaskFormerHead",
+    "SetCriterion",
+    "backbone",
+    "build_pixel_decoder",
+    "build_transformer_decoder",
+    "pixel_decoder",
+    "transformer_decoder",
+]

@@ -1,0 +1,58 @@
+"""The registries of this project that Detectron2 does not have, and how their objects are built.
+
+Backbones, pixel decoders, heads and meta-architectures live in Detectron2's own registries
+(`mask2former.d2.modeling`); pixel decoders are looked up among its semantic segmentation heads, as in published
+configs.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from mask2former.d2.config import CfgNode
+from mask2former.d2.layers import ShapeSpec
+from mask2former.d2.modeling import SEM_SEG_HEADS_REGISTRY
+from mask2former.d2.registry import Registry
+
+TRANSFORMER_DECODER_REGISTRY = Registry("TRANSFORMER_MODULE")
+TRANSFORMER_DECODER_REGISTRY.__doc__ = """
+Transformer decoders, which turn pixel decoder outputs into a set of predictions.
+
+A registered object is called with `(cfg, in_channels, mask_classification)` and returns a module, which is called
+with `(features, mask_features)` and returns a dict with `pred_logits` (B, Q, C+1), `pred_masks` (B, Q, H, W) and
+`aux_outputs`, a list of dicts with the first two, one for each earlier prediction.
+"""
+
+
+class PixelDecoderOutput(NamedTuple):
+    """What a pixel decoder's `forward_features` returns."""
+
+    mask_features: Tensor
+    """(B, MASK_DIM, H/4, W/4): per-pixel embeddings."""
+    encoder_features: Tensor | None
+    """The encoder's map of the lowest resolution, or None if there is no encoder."""
+    multi_scale_features: list[Tensor]
+    """Maps (B, CONVS_DIM, h, w) for the transformer decoder, lowest resolution first."""
+
+
+def build_transformer_decoder(cfg: CfgNode, in_channels: int, mask_classification: bool = True) -> nn.Module:
+    """Build the decoder `MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME` for feature maps with `in_channels`."""
+    name = cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME
+    return TRANSFORMER_DECODER_REGISTRY.get(name)(cfg, in_channels, mask_classification)
+
+
+def build_pixel_decoder(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> nn.Module:
+    """Build the pixel decoder `MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME` for the backbone's `input_shape`.
+
+    Raises:
+        TypeError: if it has no `forward_features`.
+    """
+    name = cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME
+    decoder = SEM_SEG_HEADS_REGISTRY.get(name)(cfg, input_shape)
+    if not callable(getattr(decoder, "forward_features", None)):
+        raise TypeError(
+            f"MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME {name!r} is no pixel decoder: it has no `forward_features`"
+        )
+    return decoder

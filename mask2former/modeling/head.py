@@ -1,0 +1,73 @@
+"""The segmentation head: a pixel decoder and a transformer decoder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from mask2former.d2.config import CfgNode, configurable
+from mask2former.d2.layers import ShapeSpec
+from mask2former.d2.modeling import SEM_SEG_HEADS_REGISTRY
+
+from .build import build_pixel_decoder, build_transformer_decoder
+
+MULTI_SCALE = "multi_scale_pixel_decoder"
+
+
+@SEM_SEG_HEADS_REGISTRY.register()
+class MaskFormerHead(nn.Module):
+    """Backbone features to a set of (class, mask) predictions.
+
+    Args:
+        pixel_decoder: has `forward_features(features) -> PixelDecoderOutput` (or a plain tuple of the same).
+        transformer_predictor: called with (features, mask_features).
+        transformer_in_feature: what the transformer decoder reads: "multi_scale_pixel_decoder" (the maps of three
+            scales), "transformer_encoder" (the pixel decoder's encoder), "pixel_embedding" (the per-pixel
+            embeddings), or the name of a backbone feature.
+    """
+
+    @configurable
+    def __init__(
+        self, *, pixel_decoder: nn.Module, transformer_predictor: nn.Module, transformer_in_feature: str
+    ) -> None:
+        super().__init__()
+        self.pixel_decoder = pixel_decoder
+        self.predictor = transformer_predictor
+        self.transformer_in_feature = transformer_in_feature
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        in_feature = cfg.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE
+        if in_feature in (MULTI_SCALE, "transformer_encoder"):
+            in_channels = cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM
+        elif in_feature == "pixel_embedding":
+            in_channels = cfg.MODEL.SEM_SEG_HEAD.MASK_DIM
+        elif in_feature in input_shape:
+            in_channels = input_shape[in_feature].channels
+        else:
+            raise ValueError(
+                f"MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE {in_feature!r} is none of {MULTI_SCALE!r}, "
+                f"'transformer_encoder', 'pixel_embedding' and the backbone's {list(input_shape)}"
+            )
+        return {
+            "pixel_decoder": build_pixel_decoder(cfg, input_shape),
+            "transformer_predictor": build_transformer_decoder(cfg, in_channels, mask_classification=True),
+            "transformer_in_feature": in_feature,
+        }
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Any]:
+        """Predict; see `MultiScaleMaskedTransformerDecoder.forward` for what is returned."""
+        mask_features, encoder_features, multi_scale_features = self.pixel_decoder.forward_features(features)
+        if self.transformer_in_feature == MULTI_SCALE:
+            return self.predictor(multi_scale_features, mask_features)
+        if self.transformer_in_feature == "transformer_encoder":
+            if encoder_features is None:
+                raise ValueError(
+                    "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE is 'transformer_encoder', but the pixel decoder "
+                    f"{type(self.pixel_decoder).__name__} has no encoder"
+                )
+            return self.predictor(encoder_features, mask_features)
+        if self.transformer_in_feature == "pixel_embedding":
+            return self.predictor(mask_features, mask_features)
+        return self.predictor(features[self.transformer_in_feature], mask_features)

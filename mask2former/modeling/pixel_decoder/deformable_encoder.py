@@ -1,0 +1,195 @@
+"""Transformer encoder of multi-scale deformable attention (Zhu et al., Deformable DETR, ICLR 2021, Sec. 4.1)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mask2former.ops import ms_deform_attn
+
+from ..position_encoding import sine_position_encoding
+
+# B batch, S positions of all levels, E embedding width, M heads, L levels, P points
+
+
+class MSDeformAttn(nn.Module):
+    """Multi-scale deformable attention: each query looks at a few learned points of every level (Eq. 3)."""
+
+    def __init__(self, *, embed_dim: int, num_heads: int, num_levels: int, num_points: int) -> None:
+        super().__init__()
+        if embed_dim % num_heads:
+            raise ValueError(f"embed_dim {embed_dim} is not a multiple of num_heads {num_heads}")
+        self.num_heads, self.num_levels, self.num_points = num_heads, num_levels, num_points
+        points = num_heads * num_levels * num_points
+        self.sampling_offsets = nn.Linear(embed_dim, points * 2)
+        self.attention_weights = nn.Linear(embed_dim, points)
+        self.value_proj = nn.Linear(embed_dim, embed_dim)
+        self.output_proj = nn.Linear(embed_dim, embed_dim)
+        self._init_weights()
+
+    @torch.no_grad()
+    def _init_weights(self) -> None:
+        """Point p of head h starts at p + 1 steps along the direction of h, all with the same weight."""
+        angles = torch.arange(self.num_heads, dtype=torch.float32) * (2 * math.pi / self.num_heads)
+        directions = torch.stack([angles.cos(), angles.sin()], dim=1)
+        directions /= directions.abs().amax(dim=1, keepdim=True)
+        steps = torch.arange(1, self.num_points + 1, dtype=torch.float32)
+        offsets = directions[:, None, None, :] * steps[None, None, :, None]  # (M, 1, P, 2)
+        self.sampling_offsets.bias.copy_(offsets.expand(-1, self.num_levels, -1, -1).flatten())
+        for zero in (self.sampling_offsets.weight, self.attention_weights.weight, self.attention_weights.bias):
+            zero.zero_()
+        for linear in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def forward(
+        self, query: Tensor, reference_points: Tensor, value: Tensor, spatial_shapes: Sequence[tuple[int, int]]
+    ) -> Tensor:
+        """Attend.
+
+        Args:
+            query: (B, Q, E).
+            reference_points: (Q, 2), x and y in [0, 1].
+            value: (B, S, E), the maps of all levels, flattened and joined.
+            spatial_shapes: (height, width) of each level.
+
+        Returns:
+            (B, Q, E).
+        """
+        points = (self.num_heads, self.num_levels, self.num_points)
+        # Locations need more than the eight bits of bfloat16: a map is up to hundreds of pixels wide.
+        with torch.autocast(device_type=query.device.type, enabled=False):
+            offsets = self.sampling_offsets(query.to(self.sampling_offsets.weight.dtype))
+        sizes = reference_points.new_tensor([(width, height) for height, width in spatial_shapes])
+        locations = (
+            reference_points[:, None, None, None, :]
+            + offsets.unflatten(-1, (*points, 2)) / sizes[None, None, None, :, None, :]
+        )
+        weights = self.attention_weights(query).unflatten(-1, (self.num_heads, -1)).softmax(dim=-1)
+        output = ms_deform_attn(
+            self.value_proj(value).unflatten(-1, (self.num_heads, -1)),
+            spatial_shapes,
+            locations,
+            weights.unflatten(-1, points[1:]),
+        )
+        return self.output_proj(output)
+
+
+class DeformableEncoderLayer(nn.Module):
+    """Deformable self-attention and a feed-forward network, each with residual, dropout and LayerNorm."""
+
+    def __init__(
+        self,
+        *,
+        embed_dim: int,
+        dim_feedforward: int,
+        num_heads: int,
+        num_levels: int,
+        num_points: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.self_attn = MSDeformAttn(
+            embed_dim=embed_dim, num_heads=num_heads, num_levels=num_levels, num_points=num_points
+        )
+        self.norm1 = nn.LayerNorm(embed_dim)
+        self.linear1 = nn.Linear(embed_dim, dim_feedforward)
+        self.linear2 = nn.Linear(dim_feedforward, embed_dim)
+        self.norm2 = nn.LayerNorm(embed_dim)
+        self.dropout = nn.Dropout(dropout)
+        nn.init.xavier_uniform_(self.linear1.weight)
+        nn.init.xavier_uniform_(self.linear2.weight)
+
+    def forward(
+        self,
+        x: Tensor,
+        position: Tensor,
+        reference_points: Tensor,
+        spatial_shapes: Sequence[tuple[int, int]],
+    ) -> Tensor:
+        """Map (B, S, E) to the same shape; `position` (1, S, E) is added to the queries."""
+        attended = self.self_attn(x + position, reference_points, x, spatial_shapes)
+        x = self.norm1(x + self.dropout(attended))
+        hidden = self.dropout(F.relu(self.linear1(x)))
+        return self.norm2(x + self.dropout(self.linear2(hidden)))
+
+
+class DeformableEncoder(nn.Module):
+    """A stack of layers; a module of its own because published parameter names say `encoder.layers`."""
+
+    def __init__(self, layers: Sequence[DeformableEncoderLayer]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+
+class MSDeformAttnTransformerEncoder(nn.Module):
+    """Encode feature maps of several scales together.
+
+    Args:
+        embed_dim: channels of every map, a multiple of 4 and of `num_heads`.
+        dim_feedforward: width of the feed-forward networks.
+        num_layers: number of layers.
+        num_heads: attention heads.
+        num_levels: number of maps.
+        num_points: points per head and level.
+        dropout: probability, in training.
+    """
+
+    def __init__(
+        self,
+        *,
+        embed_dim: int,
+        dim_feedforward: int,
+        num_layers: int,
+        num_heads: int,
+        num_levels: int,
+        num_points: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.level_embed = nn.Parameter(torch.empty(num_levels, embed_dim).normal_())
+        self.encoder = DeformableEncoder(
+            [
+                DeformableEncoderLayer(
+                    embed_dim=embed_dim,
+                    dim_feedforward=dim_feedforward,
+                    num_heads=num_heads,
+                    num_levels=num_levels,
+                    num_points=num_points,
+                    dropout=dropout,
+                )
+                for _ in range(num_layers)
+            ]
+        )
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Return the encoded maps, each (B, E, h, w) like its input."""
+        spatial_shapes = [(f.shape[2], f.shape[3]) for f in features]
+        device = features[0].device
+        position = torch.cat(
+            [
+                sine_position_encoding(h, w, self.level_embed.shape[1], device=device).flatten(2).transpose(1, 2)
+                + embed
+                for (h, w), embed in zip(spatial_shapes, self.level_embed, strict=True)
+            ],
+            dim=1,
+        )
+        reference_points = torch.cat([pixel_centres(h, w, device=device) for h, w in spatial_shapes])
+        x = torch.cat([f.flatten(2).transpose(1, 2) for f in features], dim=1)
+        for layer in self.encoder.layers:
+            x = layer(x, position, reference_points, spatial_shapes)
+        levels = x.split([h * w for h, w in spatial_shapes], dim=1)
+        return [
+            level.transpose(1, 2).unflatten(2, shape) for level, shape in zip(levels, spatial_shapes, strict=True)
+        ]
+
+
+def pixel_centres(height: int, width: int, *, device: torch.device | str | None = None) -> Tensor:
+    """Return x and y of every pixel's centre, row by row: (height * width, 2), in (0, 1)."""
+    y = (torch.arange(height, device=device) + 0.5) / height
+    x = (torch.arange(width, device=device) + 0.5) / width
+    return torch.stack([x.expand(height, width), y[:, None].expand(height, width)], dim=-1).flatten(0, 1)

@@ -1,0 +1,187 @@
+"""The transformer decoder of Mask2Former: masked attention over feature maps of three scales (Sec. 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mask2former.d2.config import CfgNode, configurable
+from mask2former.d2.layers import Conv2d
+
+from ..build import TRANSFORMER_DECODER_REGISTRY
+from ..layers import MLP, c2_xavier_fill
+from ..position_encoding import sine_position_encoding
+from .layers import CrossAttentionLayer, FFNLayer, SelfAttentionLayer
+
+# B batch, Q queries, C classes, E embedding width, h and w size of a feature map, H and W size of the masks
+
+NUM_LEVELS = 3
+
+
+@TRANSFORMER_DECODER_REGISTRY.register()
+class MultiScaleMaskedTransformerDecoder(nn.Module):
+    """Refine learned queries into classes and masks; layer i reads level i mod 3.
+
+    Args:
+        in_channels: channels of the feature maps.
+        mask_classification: must be True: this decoder predicts a class for each mask.
+        num_classes: C, "no object" not counted.
+        hidden_dim: E.
+        num_queries: Q.
+        nheads: attention heads.
+        dim_feedforward: width of the feed-forward networks.
+        dec_layers: number of layers.
+        dropout: probability, in training.
+        pre_norm: LayerNorm before instead of after each attention and feed-forward network.
+        mask_dim: channels of the per-pixel embeddings.
+        enforce_input_project: project the feature maps even when they have `hidden_dim` channels.
+
+    Raises:
+        ValueError: if `mask_classification` is False or `dec_layers` is negative.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        in_channels: int,
+        mask_classification: bool = True,
+        *,
+        num_classes: int,
+        hidden_dim: int,
+        num_queries: int,
+        nheads: int,
+        dim_feedforward: int,
+        dec_layers: int,
+        dropout: float,
+        pre_norm: bool,
+        mask_dim: int,
+        enforce_input_project: bool,
+    ) -> None:
+        super().__init__()
+        if not mask_classification:
+            raise ValueError("MultiScaleMaskedTransformerDecoder predicts masks with classes, nothing else")
+        if dec_layers < 0:
+            raise ValueError("MODEL.MASK_FORMER.DEC_LAYERS counts the prediction of the learned queries: at least 1")
+        self.num_layers = dec_layers
+        attention: dict[str, Any] = {
+            "embed_dim": hidden_dim,
+            "num_heads": nheads,
+            "dropout": dropout,
+            "pre_norm": pre_norm,
+        }
+        self.transformer_cross_attention_layers = nn.ModuleList(
+            CrossAttentionLayer(**attention) for _ in range(dec_layers)
+        )
+        self.transformer_self_attention_layers = nn.ModuleList(
+            SelfAttentionLayer(**attention) for _ in range(dec_layers)
+        )
+        self.transformer_ffn_layers = nn.ModuleList(
+            FFNLayer(
+                embed_dim=hidden_dim, dim_feedforward=dim_feedforward, dropout=dropout, pre_norm=pre_norm
+            )
+            for _ in range(dec_layers)
+        )
+        self.decoder_norm = nn.LayerNorm(hidden_dim)
+        self.query_feat = nn.Embedding(num_queries, hidden_dim)
+        self.query_embed = nn.Embedding(num_queries, hidden_dim)
+        self.level_embed = nn.Embedding(NUM_LEVELS, hidden_dim)
+        project = in_channels != hidden_dim or enforce_input_project
+        self.input_proj = nn.ModuleList(
+            _projection(in_channels, hidden_dim) if project else nn.Identity() for _ in range(NUM_LEVELS)
+        )
+        self.class_embed = nn.Linear(hidden_dim, num_classes + 1)
+        self.mask_embed = MLP(hidden_dim, hidden_dim, mask_dim, num_layers=3)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, in_channels: int, mask_classification: bool) -> dict[str, Any]:
+        node = cfg.MODEL.MASK_FORMER
+        return {
+            "in_channels": in_channels,
+            "mask_classification": mask_classification,
+            "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+            "hidden_dim": node.HIDDEN_DIM,
+            "num_queries": node.NUM_OBJECT_QUERIES,
+            "nheads": node.NHEADS,
+            "dim_feedforward": node.DIM_FEEDFORWARD,
+            "dec_layers": node.DEC_LAYERS - 1,  # the learned queries' own prediction is counted there
+            "dropout": node.DROPOUT,
+            "pre_norm": node.PRE_NORM,
+            "mask_dim": cfg.MODEL.SEM_SEG_HEAD.MASK_DIM,
+            "enforce_input_project": node.ENFORCE_INPUT_PROJ,
+        }
+
+    def forward(self, x: Sequence[Tensor], mask_features: Tensor) -> dict[str, Any]:
+        """Predict from the pixel decoder's maps.
+
+        Args:
+            x: three maps (B, in_channels, h, w), lowest resolution first.
+            mask_features: (B, mask_dim, H, W).
+
+        Returns:
+            `pred_logits` (B, Q, C+1), `pred_masks` (B, Q, H, W) logits, and `aux_outputs`, a list of dicts with
+            these two for every earlier prediction, the learned queries' first.
+
+        Raises:
+            ValueError: if there are not three maps.
+        """
+        if len(x) != NUM_LEVELS:
+            raise ValueError(f"the decoder reads {NUM_LEVELS} feature maps, not {len(x)}")
+        memory = [self._embed_level(level, feature) for level, feature in enumerate(x)]
+        sizes = [feature.shape[-2:] for feature in x]
+        position = self.query_embed.weight.unsqueeze(0)
+        queries = self.query_feat.weight.expand(len(mask_features), -1, -1)
+        predictions = [self._predict(queries, mask_features)]
+        layers = zip(
+            self.transformer_cross_attention_layers,
+            self.transformer_self_attention_layers,
+            self.transformer_ffn_layers,
+            strict=True,
+        )
+        for i, (cross_attention, self_attention, ffn) in enumerate(layers):
+            level = i % NUM_LEVELS
+            key, value = memory[level]
+            mask = attention_mask(predictions[-1]["pred_masks"], sizes[level])
+            queries = cross_attention(queries, position, key, value, mask)
+            queries = ffn(self_attention(queries, position))
+            predictions.append(self._predict(queries, mask_features))
+        return {**predictions[-1], "aux_outputs": predictions[:-1]}
+
+    def _embed_level(self, level: int, feature: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys and values (B, h*w, E) of a map: only keys carry positions."""
+        feature = self.input_proj[level](feature)
+        _, channels, height, width = feature.shape
+        value = feature.flatten(2).transpose(1, 2) + self.level_embed.weight[level]
+        position = sine_position_encoding(height, width, channels, device=feature.device)
+        return value + position.flatten(2).transpose(1, 2), value
+
+    def _predict(self, queries: Tensor, mask_features: Tensor) -> dict[str, Tensor]:
+        queries = self.decoder_norm(queries)
+        masks = torch.einsum("bqc,bchw->bqhw", self.mask_embed(queries), mask_features)
+        return {"pred_logits": self.class_embed(queries), "pred_masks": masks}
+
+
+def attention_mask(mask_logits: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+    """Return where each query may look in the next layer (Eq. 3): inside its own mask.
+
+    A query whose mask is empty at this size looks everywhere, since attention to nothing is undefined.
+
+    Args:
+        mask_logits: (B, Q, H, W).
+        size: (h, w) of the feature map of that layer.
+
+    Returns:
+        bool (B, 1, Q, h * w), the same for all heads; carries no gradient.
+    """
+    resized = F.interpolate(mask_logits.detach(), size=tuple(size), mode="bilinear", align_corners=False)
+    inside = resized.flatten(2).sigmoid() >= 0.5
+    return (inside | ~inside.any(dim=2, keepdim=True)).unsqueeze(1)
+
+
+def _projection(in_channels: int, out_channels: int) -> nn.Module:
+    conv = Conv2d(in_channels, out_channels, kernel_size=1)
+    c2_xavier_fill(conv)
+    return conv

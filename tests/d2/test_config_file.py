@@ -1,0 +1,232 @@
+"""Config files: bases, the one published Python tag, and errors that name file and key."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from mask2former.d2.config import CfgNode, get_cfg
+from mask2former.d2.config_file import load_config_file, merge_config_file, merge_key_values, parse_yaml
+
+
+@pytest.fixture
+def write(tmp_path: Path):  # noqa: ANN201
+    def _write(name: str, text: str) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    return _write
+
+
+def test_base_is_relative_to_the_file_and_overwritten_by_it(write) -> None:
+    write("base.yaml", "SOLVER: {BASE_LR: 0.1, MAX_ITER: 10}\nSEED: 1\n")
+    write("common/mid.yaml", "_BASE_: ../base.yaml\nSOLVER: {MAX_ITER: 20}\n")
+    top = write("top.yaml", "_BASE_: common/mid.yaml\nSEED: 3\nDATASETS: {TRAIN: [a]}\n")
+    cfg = get_cfg()
+    merge_config_file(cfg, top)
+    assert (cfg.SOLVER.BASE_LR, cfg.SOLVER.MAX_ITER, cfg.SEED) == (0.1, 20, 3)
+    assert cfg.DATASETS.TRAIN == ("a",), "a list takes the type of the tuple it replaces"
+    assert load_config_file(top) == {
+        "SOLVER": {"BASE_LR": 0.1, "MAX_ITER": 20},
+        "SEED": 3,
+        "DATASETS": {"TRAIN": ["a"]},
+    }
+
+
+def test_several_bases_later_wins_and_one_may_serve_twice(write) -> None:
+    write("root.yaml", "SEED: 1\n")
+    write("a.yaml", "_BASE_: root.yaml\nSEED: 5\nSOLVER: {MAX_ITER: 3, GAMMA: 0.5}\n")
+    write("b.yaml", "_BASE_: root.yaml\nSOLVER: {MAX_ITER: 4}\n")
+    cfg = get_cfg()
+    merge_config_file(cfg, write("top.yaml", "_BASE_: [a.yaml, b.yaml]\n"))
+    assert (cfg.SEED, cfg.SOLVER.MAX_ITER, cfg.SOLVER.GAMMA) == (1, 4, 0.5)
+
+
+def test_base_in_the_home_folder(write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    write("home/base.yaml", "SEED: 9\n")
+    cfg = get_cfg()
+    merge_config_file(cfg, str(write("top.yaml", "_BASE_: ~/base.yaml\n")))
+    assert cfg.SEED == 9
+
+
+def test_missing_files_are_named(write, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.yaml"):
+        merge_config_file(get_cfg(), tmp_path / "nowhere.yaml")
+    top = write("top.yaml", "_BASE_: nowhere.yaml\n")
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.yaml.*_BASE_ of .*top\.yaml"):
+        merge_config_file(get_cfg(), top)
+
+
+def test_circular_bases(write) -> None:
+    write("b.yaml", "_BASE_: a.yaml\n")
+    with pytest.raises(ValueError, match=r"Circular _BASE_: .*a\.yaml -> .*b\.yaml -> .*a\.yaml"):
+        merge_config_file(get_cfg(), write("a.yaml", "_BASE_: b.yaml\n"))
+
+
+@pytest.mark.parametrize("base", ["https://example.org/base.yaml", "3"])
+def test_base_must_be_a_local_file(write, base: str) -> None:
+    with pytest.raises(ValueError, match=r"top\.yaml.*_BASE_ must name local files"):
+        merge_config_file(get_cfg(), write("top.yaml", f"_BASE_: {base}\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "suggestion"),
+    [
+        ("SOLVER: {BASELR: 1.0}", "SOLVER.BASELR", "SOLVER.BASE_LR"),
+        ("MODEL: {NUM_CLASSES: 3}", "MODEL.NUM_CLASSES", "MODEL.SEM_SEG_HEAD.NUM_CLASSES"),
+        ("SOLVR: {BASE_LR: 1.0}", "SOLVR", "SOLVER"),
+    ],
+)
+def test_unknown_key_is_named_with_what_was_meant(write, text: str, key: str, suggestion: str) -> None:
+    write("typo.yaml", text)
+    cfg = get_cfg()
+    with pytest.raises(KeyError) as error:
+        merge_config_file(cfg, write("top.yaml", "_BASE_: typo.yaml\nSEED: 4\n"))
+    assert re.search(rf"typo\.yaml: unknown config key {re.escape(key)} \(did you mean", str(error.value))
+    assert suggestion in str(error.value)
+    assert cfg == get_cfg(), "nothing is merged when something is wrong"
+
+
+def test_all_unknown_keys_are_named_at_once(write) -> None:
+    with pytest.raises(KeyError, match=r"QQQ.*ZZZ"):
+        merge_config_file(get_cfg(), write("top.yaml", "QQQ: 1\nSOLVER: {ZZZ: 1}\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("SOLVER: {MAX_ITER: many}", r"SOLVER\.MAX_ITER"),
+        ("SOLVER: {MAX_ITER: 1.5}", r"SOLVER\.MAX_ITER"),
+        ("SOLVER: {AMP: true}", r"SOLVER\.AMP"),
+        ("SEED: {A: 1}", "SEED"),
+        ("SEED: 2024-01-01", "SEED"),
+    ],
+)
+def test_wrong_type_is_named_with_key_and_file(write, text: str, key: str) -> None:
+    cfg = get_cfg()
+    with pytest.raises(ValueError, match=rf"wrong\.yaml.*{key}"):
+        merge_config_file(cfg, write("wrong.yaml", text))
+    assert cfg == get_cfg()
+
+
+def test_base_and_file_disagree_on_what_is_a_section(write) -> None:
+    write("base.yaml", "NEW: {A: 1}\n")
+    with pytest.raises(ValueError, match=r"NEW is a section in one place"):
+        load_config_file(write("top.yaml", "_BASE_: base.yaml\nNEW: 3\n"))
+
+
+def test_numbers(write) -> None:
+    cfg = get_cfg()
+    merge_config_file(cfg, write("top.yaml", "SOLVER: {WEIGHT_DECAY: 0, BASE_LR: 1e-4, STEPS: [5]}\n"))
+    assert cfg.SOLVER.WEIGHT_DECAY == 0.0
+    assert isinstance(cfg.SOLVER.WEIGHT_DECAY, float)
+    assert cfg.SOLVER.BASE_LR == 1e-4
+    assert cfg.SOLVER.STEPS == (5,)
+
+
+def test_published_size_list_is_computed(write) -> None:
+    path = write(
+        "ade.yaml",
+        'INPUT:\n  MIN_SIZE_TRAIN: !!python/object/apply:eval ["[int(x * 0.1 * 512) for x in range(5, 21)]"]\n',
+    )
+    cfg = get_cfg()
+    merge_config_file(cfg, path)
+    expected = (256, 307, 358, 409, 460, 512, 563, 614, 665, 716, 768, 819, 870, 921, 972, 1024)
+    assert cfg.INPUT.MIN_SIZE_TRAIN == expected
+
+
+def test_every_published_size_list_equals_the_expression() -> None:
+    zoo = Path("/work/shared/spec/model_zoo.json")
+    if not zoo.is_file():
+        pytest.skip("the list of published settings is not at hand")
+    sizes = {
+        tuple(entry["INPUT.MIN_SIZE_TRAIN"])
+        for entry in json.loads(zoo.read_text())["configs"].values()
+        if len(entry.get("INPUT.MIN_SIZE_TRAIN", ())) == 16
+    }
+    assert sizes
+    for published in sizes:
+        computed = [
+            tuple(parse_yaml(f'S: !!python/object/apply:eval ["[int(x * 0.1 * {n}) for x in range(5, 21)]"]')["S"])
+            for n in (512, 640, 1024, 2048)
+        ]
+        assert published in computed
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        '!!python/object/apply:eval ["__import__(\'os\').system(\'true\')"]',
+        '!!python/object/apply:eval ["[int(x * 0.1 * 512) for x in range(5, 21)] + [1]"]',
+        '!!python/object/apply:eval ["[int(x * 0.1 * 512) for x in range(5, 99999)]"]',
+        "!!python/object/apply:eval []",
+        "!!python/object/apply:eval 3",
+        "!!python/object/apply:os.system [true]",
+        "!!python/name:os.system",
+        "!!python/tuple [1, 2]",
+        "!custom 3",
+    ],
+)
+def test_no_other_tag_is_accepted(write, value: str) -> None:
+    with pytest.raises(ValueError, match=r"tagged\.yaml.*(?s:.)*(never executed|not allowed)"):
+        merge_config_file(get_cfg(), write("tagged.yaml", f"INPUT:\n  MIN_SIZE_TRAIN: {value}\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("SEED: 1\nSEED: 2\n", "'SEED' is given twice"),
+        ("SOLVER:\n  GAMMA: 0.1\n  GAMMA: 0.2\n", "'GAMMA' is given twice"),
+        ("SOLVER: [", "not a valid config file"),
+        ("- SEED\n", "must hold `KEY: value` pairs"),
+        ("1: 2\n", "'1' is not a string"),
+        ("? [a]\n: 2\n", "is not a string"),
+    ],
+)
+def test_malformed_yaml_names_the_file(write, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match="malformed.yaml") as error:
+        merge_config_file(get_cfg(), write("malformed.yaml", text))
+    assert message in str(error.value)
+
+
+def test_yaml_anchors_work_and_an_empty_file_changes_nothing(write) -> None:
+    cfg = get_cfg()
+    merge_config_file(cfg, write("empty.yaml", "# nothing\n"))
+    assert cfg == get_cfg()
+    merge_config_file(cfg, write("a.yaml", "INPUT: {MAX_SIZE_TEST: &s 77, MAX_SIZE_TRAIN: *s}\n"))
+    assert cfg.INPUT.MAX_SIZE_TRAIN == 77
+
+
+def test_version(write) -> None:
+    merge_config_file(get_cfg(), write("two.yaml", "VERSION: 2\n"))
+    with pytest.raises(ValueError, match=r"one\.yaml: VERSION 1 is not supported"):
+        merge_config_file(get_cfg(), write("one.yaml", "VERSION: 1\n"))
+
+
+def test_sections_that_allow_new_keys(write) -> None:
+    cfg = CfgNode({"FREE": {"A": 1}}, new_allowed=True)
+    merge_config_file(cfg, write("new.yaml", "FREE: {B: 2}\nOTHER: 3\n"))
+    assert (cfg.FREE.A, cfg.FREE.B, cfg.OTHER) == (1, 2, 3)
+
+
+def test_command_line_pairs() -> None:
+    cfg = get_cfg()
+    merge_key_values(
+        cfg, ["SOLVER.BASE_LR", "1", "SOLVER.MAX_ITER", "7", "OUTPUT_DIR", "a/b", "DATASETS.TEST", "('x',)"]
+    )
+    assert (cfg.SOLVER.BASE_LR, cfg.SOLVER.MAX_ITER, cfg.OUTPUT_DIR) == (1.0, 7, "a/b")
+    assert cfg.DATASETS.TEST == ("x",)
+    before = cfg.clone()
+    with pytest.raises(KeyError, match=r"command line: unknown config key SOLVER\.BASELR .*SOLVER\.BASE_LR"):
+        merge_key_values(cfg, ["SEED", "5", "SOLVER.BASELR", "1"])
+    with pytest.raises(ValueError, match="'SEED' has no value"):
+        merge_key_values(cfg, ["OUTPUT_DIR", "x", "SEED"])
+    with pytest.raises(ValueError, match=r"command line.*SOLVER\.MAX_ITER"):
+        merge_key_values(cfg, ["SOLVER.MAX_ITER", "many"])
+    assert cfg == before
+    merge_key_values(cfg, [])
+    assert cfg == before

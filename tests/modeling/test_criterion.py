@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mask2former.modeling.criterion import SetCriterion, dice, sigmoid_cross_entropy
+from mask2former.modeling.matcher import HungarianMatcher, Target
+from tests.helpers import golden
+
+NAMES = ("loss_ce", "loss_mask", "loss_dice")
+
+
+def criterion(**changes: float) -> SetCriterion:
+    settings = {
+        "class_weight": 2.0,
+        "mask_weight": 5.0,
+        "dice_weight": 5.0,
+        "no_object_weight": 0.1,
+        "num_points": 64,
+        "oversample_ratio": 3.0,
+        "importance_sample_ratio": 0.75,
+        **changes,
+    }
+    matcher = HungarianMatcher(cost_class=2, cost_mask=5, cost_dice=5, num_points=64)
+    return SetCriterion(num_classes=4, matcher=matcher, **settings)  # type: ignore[arg-type]
+
+
+def outputs(batch: int = 2, queries: int = 6, aux: int = 2) -> dict:
+    torch.manual_seed(0)
+    predictions = [
+        {
+            "pred_logits": torch.randn(batch, queries, 5, requires_grad=True),
+            "pred_masks": torch.randn(batch, queries, 8, 8, requires_grad=True),
+        }
+        for _ in range(aux + 1)
+    ]
+    return {**predictions[0], "aux_outputs": predictions[1:]}
+
+
+def targets(*counts: int) -> list[Target]:
+    generator = torch.Generator().manual_seed(1)
+    return [
+        Target(
+            labels=torch.randint(0, 4, (count,), generator=generator),
+            masks=torch.rand(count, 32, 32, generator=generator) < 0.5,
+        )
+        for count in counts
+    ]
+
+
+def test_mask_losses_equal_the_published_ones() -> None:
+    figures = golden.load("losses")
+    predicted, wanted = figures["pred_points"], figures["matched_target_points"]
+    torch.testing.assert_close(dice(predicted, wanted).sum() / 3, figures["dice_num_masks_3"], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        sigmoid_cross_entropy(predicted, wanted).sum() / 3, figures["bce_num_masks_3"], rtol=1e-6, atol=1e-6
+    )
+
+
+def test_classification_is_a_weighted_mean_over_matched_and_empty_queries() -> None:
+    out = outputs(aux=0)
+    loss = criterion(class_weight=1.0)
+    wanted = targets(2, 1)
+    assignments = [torch.tensor([[4, 0]]), torch.tensor([[3]])]
+    ours = loss.classification_losses(out["pred_logits"].unsqueeze(0), assignments, wanted)
+    classes = torch.full((2, 6), 4)
+    classes[0, 4], classes[0, 0] = wanted[0]["labels"]
+    classes[1, 3] = wanted[1]["labels"][0]
+    weight = torch.tensor([1, 1, 1, 1, 0.1])
+    expected = F.cross_entropy(out["pred_logits"].transpose(1, 2), classes, weight)
+    torch.testing.assert_close(ours, expected.unsqueeze(0))
+
+
+def test_every_prediction_has_its_weighted_losses() -> None:
+    losses = criterion()(outputs(), targets(2, 3))
+    assert list(losses) == [*NAMES, *(n + "_0" for n in NAMES), *(n + "_1" for n in NAMES)]
+    double = criterion(class_weight=4.0)
+    torch.testing.assert_close(double(outputs(), targets(2, 3))["loss_ce_0"], 2 * losses["loss_ce_0"])
+    assert list(criterion(deep_supervision=False)(outputs(), targets(2, 3))) == list(NAMES)
+
+
+def test_vectorised_losses_equal_a_loop_over_predictions_and_images() -> None:
+    out, wanted = outputs(), targets(2, 3)
+    loss = criterion(importance_sample_ratio=0.0, oversample_ratio=1.0, num_points=4000)
+    masks = [out["pred_masks"], *(o["pred_masks"] for o in out["aux_outputs"])]
+    assignments = [torch.tensor([[4, 0], [1, 2], [0, 5]]), torch.tensor([[3, 1, 2], [0, 1, 2], [5, 4, 3]])]
+    torch.manual_seed(0)
+    ours = loss.mask_losses(masks, assignments, wanted)
+    for p in range(3):
+        expected = torch.zeros(2)
+        for b in range(2):
+            for t, query in enumerate(assignments[b][p].tolist()):
+                large = F.interpolate(masks[p][b, query][None, None], size=(256, 256), mode="bilinear")[0, 0]
+                wanted_mask = F.interpolate(
+                    wanted[b]["masks"][t][None, None].float(), size=(256, 256), mode="bilinear"
+                )[0, 0]
+                expected[0] += sigmoid_cross_entropy(large.flatten(), wanted_mask.flatten())
+                expected[1] += dice(large.flatten(), wanted_mask.flatten())
+        # 4000 random points against every pixel of a fine grid
+        torch.testing.assert_close(ours["loss_mask"][p], expected[0] / 5, rtol=0.05, atol=0)
+        torch.testing.assert_close(ours["loss_dice"][p], expected[1] / 5, rtol=0.05, atol=0)
+
+
+def gradients(losses: dict[str, Tensor], out: dict) -> tuple[Tensor, Tensor]:
+    return torch.autograd.grad(sum(losses.values()), [out["pred_logits"], out["pred_masks"]])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("counts", [(0, 0), (0, 3), (1, 9)])
+def test_empty_and_crowded_images_give_finite_losses_and_class_gradients(counts: tuple[int, int]) -> None:
+    out = outputs()
+    losses = criterion()(out, targets(*counts))
+    assert all(loss.isfinite() for loss in losses.values())
+    class_gradient, mask_gradient = gradients(losses, out)
+    assert class_gradient.abs().sum() > 0
+    assert class_gradient.isfinite().all()
+    assert mask_gradient.isfinite().all()
+    assert (mask_gradient.abs().sum() > 0) == (sum(counts) > 0)
+
+
+def test_a_target_without_query_costs_nothing() -> None:
+    out = outputs(batch=1, aux=0)
+    (wanted,) = targets(2)
+    loss = criterion(importance_sample_ratio=0.0, num_points=2000)
+    with_both = loss.mask_losses([out["pred_masks"]], [torch.tensor([[3, -1]])], [wanted])
+    torch.manual_seed(1)
+    only_first = Target(labels=wanted["labels"][:1], masks=wanted["masks"][:1])
+    alone = loss.mask_losses([out["pred_masks"]], [torch.tensor([[3]])], [only_first])
+    torch.testing.assert_close(2 * with_both["loss_mask"], alone["loss_mask"], rtol=0.1, atol=0)
+    classes = loss.classification_losses(out["pred_logits"].unsqueeze(0), [torch.tensor([[3, -1]])], [wanted])
+    torch.testing.assert_close(
+        classes, loss.classification_losses(out["pred_logits"].unsqueeze(0), [torch.tensor([[3]])], [only_first])
+    )
+
+
+def test_losses_are_float32_under_autocast() -> None:
+    out = outputs(aux=0)
+    torch.manual_seed(1)
+    exact = criterion()(out, targets(2, 3))
+    half = {
+        "pred_logits": out["pred_logits"].bfloat16(),
+        "pred_masks": out["pred_masks"].bfloat16(),
+        "aux_outputs": [],
+    }
+    torch.manual_seed(1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = criterion()(half, targets(2, 3))
+    assert all(loss.dtype == torch.float32 for loss in losses.values())
+    torch.testing.assert_close(losses["loss_ce"], exact["loss_ce"], rtol=0.05, atol=0)
+
+
+def test_impossible_sampling_settings_are_named() -> None:
+    with pytest.raises(ValueError, match="OVERSAMPLE_RATIO must be at least 1"):
+        criterion(oversample_ratio=0.5)

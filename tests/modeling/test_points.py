@@ -1,0 +1,37 @@
+import pytest
+import torch
+
+from mask2former.modeling.points import sample_points, uncertain_points
+
+
+def test_pixel_centres_read_pixels() -> None:
+    maps = torch.arange(12.0).view(1, 1, 3, 4)
+    y, x = torch.meshgrid(torch.arange(3.0), torch.arange(4.0), indexing="ij")
+    points = torch.stack([(x + 0.5) / 4, (y + 0.5) / 3], dim=-1).view(1, 12, 2)
+    torch.testing.assert_close(sample_points(maps, points), maps.flatten(2))
+    between = torch.tensor([[[0.5, 0.5]]])  # between pixels 5 and 6 of the middle row
+    assert sample_points(maps, between).item() == pytest.approx(5.5)
+    assert sample_points(maps, torch.tensor([[[1.5, 0.5]]])).item() == 0
+
+
+def test_uncertain_points_gather_at_the_boundary() -> None:
+    torch.manual_seed(0)
+    logits = torch.linspace(-1, 1, 64).expand(64, 64).view(1, 1, 64, 64)  # undecided at x = 0.5
+    points = uncertain_points(logits, num_points=400, oversample_ratio=4, importance_sample_ratio=0.75)
+    assert points.shape == (1, 400, 2)
+    assert ((points >= 0) & (points <= 1)).all()
+    distance = (points[0, :, 0] - 0.5).abs()
+    # The 300 nearest of 1600 candidates, but for those at the upper and lower edge, where zero padding fades logits.
+    assert (distance[:300] < 0.12).float().mean() > 0.9
+    assert distance[300:].max() > 0.3
+
+
+def test_without_importance_points_are_uniform() -> None:
+    points = uncertain_points(torch.zeros(3, 1, 8, 8), num_points=50, oversample_ratio=1, importance_sample_ratio=0)
+    assert points.shape == (3, 50, 2)
+
+
+def test_no_masks_give_no_points() -> None:
+    points = uncertain_points(torch.zeros(0, 1, 8, 8), num_points=50, oversample_ratio=3, importance_sample_ratio=0.75)
+    assert points.shape == (0, 50, 2)
+    assert sample_points(torch.zeros(0, 1, 8, 8), points).shape == (0, 1, 50)

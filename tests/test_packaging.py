@@ -1,0 +1,201 @@
+"""What is promised of the package as a whole: what it carries, needs and imports, how its sources are kept."""
+
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from email import message_from_bytes
+from email.message import Message
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "mask2former"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+GUIDES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+# Import name -> distribution, where they differ.
+DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python-headless", "yaml": "pyyaml"}
+
+# Imports go down this list only.
+LAYERS = [
+    "mask2former",
+    "mask2former.config",
+    "mask2former.engine",
+    "mask2former.evaluation",
+    "mask2former.checkpoint",
+    "mask2former.visualization",
+    "mask2former.data",
+    "mask2former.modeling",
+    "mask2former.ops",
+    "mask2former.d2",
+]
+
+MAX_LINES = 450
+
+
+def _short(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def _module(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _imported_modules(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, absolute module name) of every import of a source file, those inside functions included."""
+    module = _module(path)
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            if node.module:
+                yield node.lineno, ".".join([*base, node.module])
+            else:
+                yield from ((node.lineno, ".".join([*base, alias.name])) for alias in node.names)
+
+
+def _foreign(path: Path) -> set[str]:
+    """Top-level names that a source file imports and that are neither Python's nor ours."""
+    roots = {name.partition(".")[0] for _, name in _imported_modules(path)}
+    return roots - sys.stdlib_module_names - {"mask2former"}
+
+
+def _layer(module: str) -> int:
+    """Position in LAYERS: of the room that `module` is in, or of the package itself."""
+    return next((i for i, room in enumerate(LAYERS[1:], 1) if f"{module}.".startswith(f"{room}.")), 0)
+
+
+def _normalise(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """A wheel, built from a copy so that no build folder is left in the tree."""
+    folder = tmp_path_factory.mktemp("wheel")
+    shutil.copytree(PACKAGE, folder / "source" / "mask2former", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder / "source")
+    command = [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "-w", ".."]
+    result = subprocess.run(command, cwd=folder / "source", capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    (path,) = folder.glob("mask2former-*.whl")
+    assert path.name.endswith("-none-any.whl"), "the wheel must not depend on a compiler"
+    return zipfile.ZipFile(path)
+
+
+@pytest.fixture(scope="module")
+def wheel_metadata(wheel: zipfile.ZipFile) -> Message:
+    (name,) = (name for name in wheel.namelist() if name.endswith("dist-info/METADATA"))
+    return message_from_bytes(wheel.read(name))
+
+
+def test_wheel_carries_all_modules_and_data(wheel: zipfile.ZipFile) -> None:
+    names = set(wheel.namelist())
+    kept = [p for p in PACKAGE.rglob("*") if p.suffix in (".py", ".json", ".tsv") or p.name == "py.typed"]
+    assert {_short(path) for path in kept} <= names
+    assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == {"mask2former"}
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in SOURCES}), ids=_short)
+def test_every_folder_with_modules_is_a_package(folder: Path) -> None:
+    assert (folder / "__init__.py").is_file()
+
+
+def test_declared_dependencies_are_those_imported(wheel_metadata: Message) -> None:
+    requirements = [line for line in wheel_metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
+    declared = {_normalise(re.split(r"[^\w.-]", line)[0]) for line in requirements}
+    # `detectron2` is the choice that `mask2former.d2` makes at run time, hence an extra.
+    imported = {name for path in SOURCES for name in _foreign(path)} - {"detectron2"}
+    imported |= {"torch.utils.tensorboard"} & {
+        name for path in SOURCES for _, name in _imported_modules(path)
+    }
+    used = {_normalise(DISTRIBUTIONS.get(name, name.rpartition(".")[2])) for name in imported}
+    assert used == declared
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=_short)
+def test_imports_go_down(path: Path) -> None:
+    own = _layer(_module(path))
+    up = [
+        f"{_short(path)}:{line} imports {name}"
+        for line, name in _imported_modules(path)
+        if name.partition(".")[0] == "mask2former" and _layer(name) < own
+    ]
+    assert not up, "imports go down LAYERS only"
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if PACKAGE / "d2" not in p.parents], ids=_short)
+def test_only_the_door_imports_detectron2(path: Path) -> None:
+    names = {name for _, name in _imported_modules(path)}
+    assert not {name for name in names if name.startswith(("detectron2", "mask2former.d2.bundled"))}
+
+
+def test_import_is_light() -> None:
+    """Neither optional nor slow packages are imported before they are needed."""
+    code = "import json, sys, mask2former; print(json.dumps(sorted(sys.modules)))"
+    environment = {**os.environ, "MASK2FORMER_D2": "bundled"}
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
+    heavy = {"detectron2", "transformers", "tensorboard", "tensorflow", "matplotlib", "panopticapi"}
+    assert heavy.isdisjoint(json.loads(result.stdout))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=_short)
+def test_source_is_kept_in_order(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ExceptHandler) and node.type is None:
+            found.append(f"line {node.lineno}: bare except")
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("print", "eval", "exec"):
+            found.append(f"line {node.lineno}: {ast.unparse(node.func)}()")
+    if text.count("\n") > MAX_LINES:
+        found.append(f"{text.count(chr(10))} lines, more than {MAX_LINES}")
+    assert not found
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=_short)
+def test_guides_name_what_exists(guide: Path) -> None:
+    """Make targets and the repository's files that a guide names."""
+    text = guide.read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert set(re.findall(r"(?:^|`)make ([a-z]+)", text, re.MULTILINE)) <= targets
+    files = re.findall(
+        r"\b(?:configs|datasets|docs|mask2former|tests|tools)/[\w/.-]+\.(?:py|yaml|md)\b", text
+    )
+    assert not [name for name in files if not (ROOT / name).is_file()]
+    links = re.findall(r"\]\((?!https?://|#)([^)#]+)", text)
+    assert not [name for name in links if not (guide.parent / name).exists()]
+
+
+def test_pre_commit_runs_the_checks_of_make_lint() -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"][0][
+        "hooks"
+    ]
+    recipe = re.search(
+        r"^lint:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert recipe
+    assert [hook["entry"] for hook in hooks] == re.findall(r"^\t\$\(BIN\)/(.+)$", recipe[1], re.MULTILINE)
+
+
+def test_version_is_the_same_everywhere(wheel_metadata: Message) -> None:
+    import mask2former
+
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert mask2former.__version__ == citation["version"] == wheel_metadata["Version"]
