@@ -18,12 +18,8 @@ from mask2former.data.datasets.shapes import split_info, write_split
 
 def parse_args() -> argparse.Namespace:
     default_root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")) / "shapes"
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--root", type=Path, default=default_root, help="folder to write (default: %(default)s)"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, default=default_root, help="folder to write (default: %(default)s)")
     parser.add_argument("--train", type=int, default=800, metavar="N", help="training images (%(default)s)")
     parser.add_argument("--val", type=int, default=100, metavar="N", help="validation images (%(default)s)")
     parser.add_argument(
@@ -49,9 +45,7 @@ def is_complete(root: Path, split: str, count: int, size: tuple[int, int]) -> bo
         return False
     found = json.loads(path.read_text())
     if found["info"] != split_info(size) or len(found["images"]) != count:
-        raise SystemExit(
-            f"{path} was made with other options; give --overwrite to replace it, or another --root"
-        )
+        raise SystemExit(f"{path} was made with other options; give --overwrite to replace it, or another --root")
     return all(
         (root / f"{split}2017" / image["file_name"]).is_file()
         and (root / f"panoptic_{split}2017" / image["file_name"].replace(".jpg", ".png")).is_file()

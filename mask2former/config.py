@@ -67,6 +67,7 @@ def _add_backbones(cfg: CfgNode) -> None:
     _set_default(
         cfg.MODEL.RESNETS,
         STEM_TYPE="basic",  # basic, or deeplab: three 3x3 convolutions
+        RES4_DILATION=1,  # of all res4 blocks; read by build_resnet_deeplab_backbone only
         RES5_MULTI_GRID=[1, 1, 1],  # dilation of each res5 block relative to RES5_DILATION
         USE_CHECKPOINT=False,  # recompute activations in the backward pass
     )

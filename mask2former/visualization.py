@@ -100,12 +100,12 @@ def draw_instances(
 
 
 def draw_semantic(image: np.ndarray, labels: Any, metadata: Metadata) -> np.ndarray:
-    """Overlay a map of classes (H, W); what is no class, such as the ignore label, stays as it is."""
+    """Overlay a map of classes (H, W); what the metadata's `ignore_label` marks stays as it is."""
     labels = _array(labels)
-    count = len(metadata.get("stuff_classes") or metadata.thing_classes)
+    ignore_label = metadata.get("ignore_label", 255)
     regions = []
     for category in np.unique(labels).tolist():
-        if 0 <= category < count:
+        if category != ignore_label:
             name, color = _class_style(metadata, category, False)
             regions.append(_Region(mask=labels == category, color=color, label=name))
     return _overlay(image, regions)
@@ -123,9 +123,7 @@ def contact_sheet(
         raise ValueError(f"a sheet needs rows of at most {len(titles)} images, one per title")
     width, height = cell
     gap, head = 8, 30
-    sheet = Image.new(
-        "RGB", (gap + len(titles) * (width + gap), head + len(rows) * (height + gap) + gap), _WHITE
-    )
+    sheet = Image.new("RGB", (gap + len(titles) * (width + gap), head + len(rows) * (height + gap) + gap), _WHITE)
     draw = ImageDraw.Draw(sheet)
     for column, title in enumerate(titles):
         x = gap + column * (width + gap) + width // 2
@@ -221,9 +219,7 @@ def _overlay(image: np.ndarray, regions: Sequence[_Region], label_size: float = 
     return _write_labels(picture, masks, [region.label for region in regions], font)
 
 
-def _write_labels(
-    picture: np.ndarray, masks: Sequence[np.ndarray], labels: Sequence[str], font: Any
-) -> np.ndarray:
+def _write_labels(picture: np.ndarray, masks: Sequence[np.ndarray], labels: Sequence[str], font: Any) -> np.ndarray:
     """Each label on the widest part of its region, larger regions first, none over another."""
     canvas = Image.fromarray(picture)
     draw = ImageDraw.Draw(canvas, "RGBA")
@@ -254,8 +250,7 @@ def _free_place(
         y0 = min(max(centre[1] - size[1] / 2 + shift * (size[1] + 2), 0), max(canvas[1] - size[1], 0))
         box = (x0, y0, x0 + size[0], y0 + size[1])
         if not any(
-            box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3]
-            for other in taken
+            box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3] for other in taken
         ):
             return box
     return None

@@ -11,7 +11,16 @@ import os
 
 __all__ = ["SOURCE"]
 
-_MODULES = ("config", "data.transforms", "evaluation", "layers", "modeling", "structures", "utils.events")
+_MODULES = (
+    "config",
+    "data.transforms",
+    "evaluation",
+    "layers",
+    "modeling",
+    "projects.deeplab",  # registers a backbone under a name that this library would take otherwise
+    "structures",
+    "utils.events",
+)
 
 
 def _is_installed() -> bool:

@@ -182,9 +182,7 @@ def _check(layer: dict[str, Any], cfg: _FvcoreCfgNode, source: str) -> None:
     """Raise unless `layer` fits into `cfg`; `source` is where it comes from."""
     version = layer.get("VERSION", cfg.get("VERSION"))
     if version != cfg.get("VERSION"):
-        raise ValueError(
-            f"{source}: VERSION {version} is not supported, write it as VERSION {cfg.get('VERSION')}."
-        )
+        raise ValueError(f"{source}: VERSION {version} is not supported, write it as VERSION {cfg.get('VERSION')}.")
     if unknown := list(_unknown_keys(layer, cfg, cfg, "")):
         known = list(_all_keys(cfg, ""))
         raise KeyError(f"{source}: unknown config key {'; '.join(_describe(key, known) for key in unknown)}")
@@ -194,9 +192,7 @@ def _check(layer: dict[str, Any], cfg: _FvcoreCfgNode, source: str) -> None:
         raise ValueError(f"{source}: {error}") from error
 
 
-def _unknown_keys(
-    layer: dict[str, Any], cfg: _FvcoreCfgNode, root: _FvcoreCfgNode, parents: str
-) -> Iterator[str]:
+def _unknown_keys(layer: dict[str, Any], cfg: _FvcoreCfgNode, root: _FvcoreCfgNode, parents: str) -> Iterator[str]:
     for key, value in layer.items():
         full_key = f"{parents}{key}"
         if key in cfg:

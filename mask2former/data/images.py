@@ -61,15 +61,11 @@ def read_label_map(path: str | os.PathLike[str]) -> np.ndarray:
     """
     image = _decode(path)
     if image.mode not in _LABEL_MODES:
-        raise DataError(
-            f"{path}: a label map has one channel of 8 or 16 bits, this file has mode {image.mode}"
-        )
+        raise DataError(f"{path}: a label map has one channel of 8 or 16 bits, this file has mode {image.mode}")
     return np.asarray(image).astype(np.int32)
 
 
-def check_size(
-    path: str | os.PathLike[str], found: tuple[int, ...], expected: tuple[int, ...], source: str
-) -> None:
+def check_size(path: str | os.PathLike[str], found: tuple[int, ...], expected: tuple[int, ...], source: str) -> None:
     """Raises `DataError` unless the (height, width) `found` in `path` equals what `source` says."""
     if tuple(found) != tuple(expected):
         raise DataError(

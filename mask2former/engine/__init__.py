@@ -1,1 +1,4 @@
-"""Training: the trainer with its hooks, optimiser, schedules, launch and checks."""
+"""Training: `trainer.Trainer` with its hooks, optimiser, schedules and checks; `launch.launch`; `setup.setup`.
+
+Nothing is imported here, so that `engine.predictor` does not pay for what only training needs.
+"""

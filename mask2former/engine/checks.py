@@ -1,8 +1,8 @@
 """What can be found wrong before the first step: config, data and machine that do not fit together.
 
 All dataset dicts are checked, which takes seconds for a million annotations; all files are looked for, by one
-listing per folder. Pixel values are checked in `LABEL_MAPS_READ` label maps of each data set: reading all would
-take minutes, and the mapper checks every one that it reads later.
+listing per folder. Pixel values are checked in `LABEL_MAPS_READ` label maps of each data set: reading all
+would take minutes, and the mapper checks every one that it reads later.
 """
 
 import difflib
@@ -28,8 +28,6 @@ DatasetDicts = list[dict[str, Any]]
 LABEL_MAPS_READ = 50
 NAMES_SHOWN = 10
 
-FILE_KEYS = ("file_name", "pan_seg_file_name", "sem_seg_file_name")
-
 _PANOPTIC, _INSTANCE, _SEMANTIC = "pan_seg_file_name", "annotations", "sem_seg_file_name"
 MAPPER_READS = {
     "mask_former_semantic": _SEMANTIC,
@@ -38,10 +36,17 @@ MAPPER_READS = {
     "mask_former_instance": _INSTANCE,
     "coco_instance_lsj": _INSTANCE,
 }
-"""The key of dataset dicts that holds what each mapper turns into targets. Mappers of plug-ins are not checked."""
+"""The key of dataset dicts that each mapper makes targets of. Mappers of plug-ins are not checked."""
 
 CLASS_LISTS = {_SEMANTIC: "stuff_classes", _PANOPTIC: "stuff_classes", _INSTANCE: "thing_classes"}
-"""The metadata that lists the classes of each kind of annotation (panoptic sets list all under stuff_classes)."""
+"""The metadata that lists the classes of each kind (panoptic sets list all classes under stuff_classes)."""
+
+EVALUATED_CLASSES = {
+    "coco_panoptic_seg": "stuff_classes",
+    "coco": "thing_classes",
+    "sem_seg": "stuff_classes",
+}
+"""The same by evaluator_type, for data sets to evaluate on."""
 
 SWITCHES = ("SEMANTIC_ON", "INSTANCE_ON", "PANOPTIC_ON")
 
@@ -51,7 +56,7 @@ class SetupError(ValueError):
 
 
 def check_setup(cfg: CfgNode, *, eval_only: bool = False) -> None:
-    """Check all that training (or, if `eval_only`, evaluation) needs; every process calls it, the main one works.
+    """Check what training (if `eval_only`, evaluation) needs; every process calls it, the main one works.
 
     Classes and tasks are checked for the meta-architecture `MaskFormer`; what others read is not known here.
 
@@ -65,8 +70,7 @@ def check_setup(cfg: CfgNode, *, eval_only: bool = False) -> None:
             check_train_datasets(cfg, check_classes=is_mask_former)
         if is_mask_former:
             check_tasks(cfg)
-        for name in cfg.DATASETS.TEST:
-            check_files(name, load_dataset("DATASETS.TEST", name), keys=("file_name",))
+        check_test_datasets(cfg, check_classes=is_mask_former)
     comm.synchronize()
 
 
@@ -82,14 +86,14 @@ def check_machine(cfg: CfgNode, *, world_size: int, eval_only: bool = False) -> 
     weights = cfg.MODEL.WEIGHTS
     if weights and "://" not in weights and not Path(weights).expanduser().is_file():
         raise SetupError(
-            f"MODEL.WEIGHTS {weights!r} does not exist (looked from {Path.cwd()}). Correct the path, download the "
-            "file, or set MODEL.WEIGHTS '' to start from random weights."
+            f"MODEL.WEIGHTS {weights!r} does not exist (looked from {Path.cwd()}). Correct the path, download "
+            "the file, or set MODEL.WEIGHTS '' to start from random weights."
         )
     batch = cfg.SOLVER.IMS_PER_BATCH
     if not eval_only and (batch < world_size or batch % world_size):
         raise SetupError(
-            f"SOLVER.IMS_PER_BATCH is {batch}, which {world_size} processes cannot share equally. Use a multiple of "
-            f"{world_size}."
+            f"SOLVER.IMS_PER_BATCH is {batch}, which {world_size} processes cannot share equally. "
+            f"Use a multiple of {world_size}."
         )
 
 
@@ -114,7 +118,17 @@ def check_train_datasets(cfg: CfgNode, *, check_classes: bool = True) -> None:
             check_categories(name, dicts, kind, num_classes)
         check_files(name, dicts, keys=("file_name", kind) if kind != _INSTANCE else ("file_name",))
         if check_classes and kind == _SEMANTIC:
-            check_label_maps(dicts, num_classes, ignore_label=_ignore_label(cfg, name))
+            ignore_label = MetadataCatalog.get(name).get("ignore_label", 255)
+            check_label_maps(dicts, num_classes, ignore_label=ignore_label)
+
+
+def check_test_datasets(cfg: CfgNode, *, check_classes: bool = True) -> None:
+    """Check the images of every data set of DATASETS.TEST, and its number of classes."""
+    for name in cfg.DATASETS.TEST:
+        check_files(name, load_dataset("DATASETS.TEST", name), keys=("file_name",))
+        class_list = EVALUATED_CLASSES.get(MetadataCatalog.get(name).get("evaluator_type"))
+        if check_classes and class_list is not None:
+            check_class_count(name, class_list, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
 
 
 def load_dataset(key: str, name: str) -> DatasetDicts:
@@ -131,21 +145,23 @@ def load_dataset(key: str, name: str) -> DatasetDicts:
 
 
 def check_mapper(mapper: str, name: str, dicts: DatasetDicts) -> None:
-    """Check that some image has the kind of annotation that the mapper reads."""
+    """Check that every image has the kind of annotation that the mapper reads."""
     kind = MAPPER_READS[mapper]
-    if any(kind in item for item in dicts):
+    lacking = [item["file_name"] for item in dicts if kind not in item]
+    if not lacking:
         return
-    found = {key for item in dicts for key in (_PANOPTIC, _INSTANCE, _SEMANTIC) if key in item}
-    fitting = [other for other, reads in MAPPER_READS.items() if reads in found]
+    found = {key for item in dicts for key in MAPPER_READS.values() if key in item}
+    fitting = [other for other, reads in MAPPER_READS.items() if reads in found - {kind}]
     fix = f"Use {' or '.join(fitting)}, or another data set." if fitting else "Use another data set."
     raise SetupError(
-        f"INPUT.DATASET_MAPPER_NAME is {mapper!r}, which reads {kind!r}, but data set {name!r} has "
-        f"{', '.join(sorted(found)) or 'no annotations'}. {fix}"
+        f"INPUT.DATASET_MAPPER_NAME is {mapper!r}, which reads {kind!r}, but {len(lacking)} of {len(dicts)} "
+        f"images of data set {name!r} lack it (the first: {lacking[0]}). "
+        f"The set has {', '.join(sorted(found)) or 'nothing'} to learn from. {fix}"
     )
 
 
 def check_class_count(name: str, class_list: str, num_classes: int) -> None:
-    """Check MODEL.SEM_SEG_HEAD.NUM_CLASSES against the classes in the metadata of a data set, where listed."""
+    """Check MODEL.SEM_SEG_HEAD.NUM_CLASSES against the classes that a data set's metadata lists, if any."""
     classes = MetadataCatalog.get(name).get(class_list)
     if classes is None or len(classes) == num_classes:
         return
@@ -165,9 +181,9 @@ def check_categories(name: str, dicts: DatasetDicts, kind: str, num_classes: int
         for entry in item.get(key, ()):
             if not 0 <= entry["category_id"] < num_classes:
                 raise SetupError(
-                    f"{item.get(_PANOPTIC, item['file_name'])}: category_id {entry['category_id']} of data set "
-                    f"{name!r} is outside 0..{num_classes - 1}. Correct the annotation, or register the data set with "
-                    f"all its classes and set MODEL.SEM_SEG_HEAD.NUM_CLASSES to their number."
+                    f"{item.get(_PANOPTIC, item['file_name'])}: category_id {entry['category_id']} of data "
+                    f"set {name!r} is outside 0..{num_classes - 1}. Correct the annotation, or register the "
+                    "set with all its classes and set MODEL.SEM_SEG_HEAD.NUM_CLASSES to their number."
                 )
 
 
@@ -178,8 +194,8 @@ def check_files(name: str, dicts: DatasetDicts, *, keys: Sequence[str]) -> None:
         shown = "\n  ".join(missing[:NAMES_SHOWN])
         more = f"\n  and {len(missing) - NAMES_SHOWN} more" if len(missing) > NAMES_SHOWN else ""
         raise SetupError(
-            f"{len(missing)} files of data set {name!r} are missing:\n  {shown}{more}\nComplete the data set, or let "
-            "the environment variable DETECTRON2_DATASETS name the folder that holds it."
+            f"{len(missing)} files of data set {name!r} are missing:\n  {shown}{more}\nComplete the data set, or "
+            "let the environment variable DETECTRON2_DATASETS name the folder that holds it."
         )
 
 
@@ -202,8 +218,6 @@ def check_label_maps(dicts: DatasetDicts, num_classes: int, *, ignore_label: int
     """Check the pixel values of `LABEL_MAPS_READ` label maps, spread evenly over the data set."""
     step = max(1, len(dicts) // LABEL_MAPS_READ)
     for item in dicts[::step][:LABEL_MAPS_READ]:
-        if _SEMANTIC not in item:
-            continue
         values = np.unique(read_label_map(item[_SEMANTIC]))
         wrong = values[((values < 0) | (values >= num_classes)) & (values != ignore_label)]
         if len(wrong):
@@ -223,8 +237,9 @@ def check_tasks(cfg: CfgNode) -> None:
     for name in cfg.DATASETS.TRAIN[:1]:
         if test.PANOPTIC_ON and MetadataCatalog.get(name).get("thing_dataset_id_to_contiguous_id") is None:
             raise SetupError(
-                f"{prefix}.PANOPTIC_ON is True, but the metadata of data set {name!r} does not say which classes are "
-                f"things (thing_dataset_id_to_contiguous_id). Set {prefix}.PANOPTIC_ON False, or use a panoptic data set."
+                f"{prefix}.PANOPTIC_ON is True, but the metadata of data set {name!r} does not say which "
+                f"classes are things (thing_dataset_id_to_contiguous_id). Set {prefix}.PANOPTIC_ON False, or "
+                "use a panoptic data set."
             )
     needed = {"sem_seg": "SEMANTIC_ON", "coco": "INSTANCE_ON"}
     for name in cfg.DATASETS.TEST:
@@ -232,13 +247,9 @@ def check_tasks(cfg: CfgNode) -> None:
         switch = needed.get(evaluator_type)
         if switch and not test[switch]:
             raise SetupError(
-                f"Data set {name!r} (evaluator_type {evaluator_type!r}) cannot be scored while {prefix}.{switch} is "
-                f"False. Set {prefix}.{switch} True, or change DATASETS.TEST."
+                f"Data set {name!r} (evaluator_type {evaluator_type!r}) cannot be scored while "
+                f"{prefix}.{switch} is False. Set {prefix}.{switch} True, or change DATASETS.TEST."
             )
-
-
-def _ignore_label(cfg: CfgNode, name: str) -> int:
-    return MetadataCatalog.get(name).get("ignore_label", cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)
 
 
 def _suggestion(name: str, known: Sequence[str]) -> str:

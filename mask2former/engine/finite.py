@@ -13,7 +13,7 @@ from mask2former.d2 import comm
 from mask2former.engine.optimizer import nonfinite_gradients
 
 MAX_SKIPPED_STEPS = 40
-"""So many float16 steps in a row may overflow while the loss scale is halved (from 2^16); more is divergence."""
+"""So many float16 steps in a row may overflow while the loss scale, first 2^16, is halved; not more."""
 
 
 class NonFiniteError(FloatingPointError):
@@ -23,8 +23,8 @@ class NonFiniteError(FloatingPointError):
 class FiniteGuard:
     """Reads the scalars of each step before the update, and refuses what is not finite.
 
-    One transfer of a few numbers serves the check and the log. It waits for the backward pass, as the loss scaler
-    of float16 training does anyway.
+    One transfer of a few numbers serves the check and the log. It waits for the backward pass, as the loss
+    scaler of float16 training does anyway.
     """
 
     def __init__(self, model: nn.Module, scaler: GradScaler) -> None:
@@ -47,8 +47,8 @@ class FiniteGuard:
             batch: the inputs of this process; messages name their `file_name` and `image_id`.
 
         Raises:
-            NonFiniteError: a loss of this process is not finite, or a gradient is, unless float16's loss scale is
-                still to be lowered and the scaler leaves the step out.
+            NonFiniteError: a loss of this process is not finite, or a gradient is not, unless float16's loss
+                scale is still to be lowered and the scaler leaves the step out.
         """
         names = [*losses, "grad_norm"]
         local = torch.stack([value.detach().float() for value in (*losses.values(), grad_norm)])

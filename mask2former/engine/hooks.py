@@ -17,8 +17,8 @@ logger = logging.getLogger(__name__)
 class Hook:
     """Base of hooks. The trainer sets `trainer` and calls the methods below, hook by hook, in every process.
 
-    The methods and the attributes a hook may use (`trainer.iter`, `start_iter`, `max_iter`, `storage`, `model`,
-    `optimizer`) are Detectron2's, so its hooks work here too.
+    The methods and the attributes a hook may use (`trainer.iter`, `start_iter`, `max_iter`, `storage`,
+    `model`, `optimizer`) are Detectron2's, so its hooks work here too.
     """
 
     trainer: "Trainer"
@@ -40,7 +40,7 @@ class Hook:
 
 
 class IterationTimer(Hook):
-    """Stores the wall time of each step (s/iter, as `time`) and logs the run's average, other hooks left out."""
+    """Stores the wall time of each step in seconds, as `time`, and logs the average at the end."""
 
     WARMUP_STEPS = 3
     """The first steps pay for allocation and caches and do not count towards the average."""
@@ -68,9 +68,7 @@ class IterationTimer(Hook):
         counted = self._steps - self.WARMUP_STEPS
         if counted > 0 and self._seconds > 0:
             total = time.perf_counter() - self._run_start
-            logger.info(
-                "%d steps in %s, %.4f s a step", self._steps, duration(total), self._seconds / counted
-            )
+            logger.info("%d steps in %s, %.4f s a step", self._steps, duration(total), self._seconds / counted)
 
 
 class PeriodicCheckpoint(Hook):
@@ -98,12 +96,12 @@ class PeriodicEvaluation(Hook):
         """Evaluate when it is time; results become scalars such as `panoptic_seg/PQ`."""
         done = self.trainer.iter + 1
         if done >= self.trainer.max_iter or (self.period > 0 and done % self.period == 0):
-            scalars = flatten_results(self.trainer.evaluate())
-            self.trainer.storage.put_scalars(smoothing_hint=False, **scalars)
+            for name, value in flatten_results(self.trainer.evaluate()).items():
+                self.trainer.storage.put_scalar(name, value, smoothing_hint=False)
 
 
 class PeriodicWriter(Hook):
-    """Lets writers write every `period` steps and after the last one. Registered last, to see what hooks stored."""
+    """Lets writers write every `period` steps and after the last one."""
 
     def __init__(self, build_writers: Callable[[], Sequence[EventWriter]], period: int = 20) -> None:
         self.period = period

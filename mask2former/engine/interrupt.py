@@ -35,7 +35,8 @@ class StopRequest:
         self.signal = number
         self._restore()
         logger.warning(
-            "%s: training stops after this step and saves; repeat it to stop at once", signal.Signals(number).name
+            "%s: training stops after this step and saves; repeat it to stop at once",
+            signal.Signals(number).name,
         )
 
     def _restore(self) -> None:

@@ -30,8 +30,8 @@ def launch(
     """Run `main_func(*args)` in every process of a training; called as Detectron2's function of this name.
 
     Under torchrun (RANK, WORLD_SIZE and LOCAL_RANK are set) this process is one of them, whatever the other
-    arguments say; it is the way to train with several processes on CPUs. Otherwise `num_gpus_per_machine` processes
-    are started here, one per GPU; 0 or 1 on one machine runs in this process.
+    arguments say; it is the way to train with several processes on CPUs. Otherwise `num_gpus_per_machine`
+    processes are started here, one per GPU; 0 or 1 on one machine runs in this process.
 
     Args:
         dist_url: `tcp://host:port` of the process with rank 0, or "auto" (a free port, one machine only).
@@ -46,8 +46,9 @@ def launch(
     processes = max(num_gpus_per_machine, 1)
     if num_gpus_per_machine > torch.cuda.device_count() and num_gpus_per_machine > 1:
         raise ValueError(
-            f"--num-gpus {num_gpus_per_machine}, but this machine has {torch.cuda.device_count()} usable GPUs. Ask for "
-            f"those, or train with several CPU processes: torchrun --nproc-per-node {processes} tools/train_net.py ..."
+            f"--num-gpus {num_gpus_per_machine}, but this machine has {torch.cuda.device_count()} usable GPUs. "
+            f"Ask for those, or train with several CPU processes: torchrun --nproc-per-node {processes} "
+            "tools/train_net.py ..."
         )
     if not 0 <= machine_rank < num_machines:
         raise ValueError(f"--machine-rank {machine_rank} must lie in [0, --num-machines {num_machines})")
@@ -121,9 +122,7 @@ def _run_in_group(
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank)
-    dist.init_process_group(
-        backend, init_method=init_method, rank=rank, world_size=world_size, timeout=timeout
-    )
+    dist.init_process_group(backend, init_method=init_method, rank=rank, world_size=world_size, timeout=timeout)
     try:
         comm.create_local_process_group(processes)
         comm.synchronize()

@@ -40,8 +40,8 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Trainable parameters of `model`, grouped by the hyper-parameters that the published recipe gives them.
 
-    Parameters under a module named `backbone` learn at `base_lr * backbone_multiplier`. Normalisation layers decay
-    with `weight_decay_norm`, `nn.Embedding` with `weight_decay_embed`, Swin's position tables not at all.
+    Parameters under a module named `backbone` learn at `base_lr * backbone_multiplier`. Normalisation layers
+    decay with `weight_decay_norm`, `nn.Embedding` with `weight_decay_embed`, Swin's position tables not at all.
     A parameter shared by several modules counts once, where it occurs first.
 
     Returns:
@@ -103,8 +103,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
 def build_gradient_clipper(cfg: CfgNode) -> GradientClipper:
     """The clipping that `SOLVER.CLIP_GRADIENTS` describes.
 
-    `CLIP_TYPE` "full_model" limits the norm (NORM_TYPE) over all parameters together to CLIP_VALUE, "norm" that of
-    every parameter by itself, "value" every element.
+    `CLIP_TYPE` "full_model" limits the norm (NORM_TYPE) over all parameters together to CLIP_VALUE, "norm" that
+    of every parameter by itself, "value" every element.
 
     Raises:
         ValueError: the type is unknown.
@@ -139,9 +139,7 @@ def build_gradient_clipper(cfg: CfgNode) -> GradientClipper:
         "value": per_value,
     }
     if clip.CLIP_TYPE not in clippers:
-        raise ValueError(
-            f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is {clip.CLIP_TYPE!r}, expected one of {sorted(clippers)}"
-        )
+        raise ValueError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is {clip.CLIP_TYPE!r}, expected one of {sorted(clippers)}")
     return clippers[clip.CLIP_TYPE]
 
 

@@ -23,7 +23,7 @@ class Precision:
 
     @classmethod
     def from_config(cls, cfg: CfgNode, device: torch.device) -> "Precision":
-        """Read `SOLVER.AMP`. float16 on a CPU means float32: published configs ask for it and still run there.
+        """Read `SOLVER.AMP`. float16 on a CPU means float32: published configs ask for it and run there too.
 
         Raises:
             ValueError: `SOLVER.AMP.DTYPE` is neither "float16" nor "bfloat16".

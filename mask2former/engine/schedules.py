@@ -51,10 +51,8 @@ def poly_factor(iteration: int, *, max_iter: int, power: float) -> float:
     return max(0.0, 1 - iteration / max_iter) ** power
 
 
-def warmup_into(
-    schedule: Callable[[int], float], iteration: int, *, method: str, factor: float, iters: int
-) -> float:
-    """`schedule`, preceded by `iters` iterations that lead from `factor * schedule(0)` to `schedule(iters)`."""
+def warmup_into(schedule: Callable[[int], float], iteration: int, *, method: str, factor: float, iters: int) -> float:
+    """`schedule`, but its first `iters` iterations lead from `factor * schedule(0)` to `schedule(iters)`."""
     if iteration >= iters:
         return schedule(iteration)
     start = factor * schedule(0)
@@ -73,7 +71,7 @@ def warmup_poly_factor(
     factor: float,
     iters: int,
 ) -> float:
-    """Polynomial decay times the warm-up; after the warm-up never below `constant_ending` (0 switches it off)."""
+    """Polynomial decay times the warm-up; once warmed up, never below `constant_ending` (0: no limit)."""
     warmup = warmup_factor_at(iteration, method=method, factor=factor, iters=iters)
     decay = poly_factor(iteration, max_iter=max_iter, power=power)
     if warmup == 1.0:
@@ -102,9 +100,7 @@ def lr_factor(cfg: CfgNode) -> Callable[[int], float]:
         if steps != sorted(steps):
             raise ValueError(f"SOLVER.STEPS must ascend, got {tuple(solver.STEPS)}")
         if len(steps) < len(solver.STEPS):
-            logger.warning(
-                "SOLVER.STEPS %s beyond SOLVER.MAX_ITER %d are never reached", solver.STEPS, solver.MAX_ITER
-            )
+            logger.warning("SOLVER.STEPS %s beyond SOLVER.MAX_ITER %d are never reached", solver.STEPS, solver.MAX_ITER)
         return partial(warmup_into, partial(multi_step_factor, steps=steps, gamma=solver.GAMMA), **warmup)
     if name == "WarmupCosineLR":
         end_factor = solver.BASE_LR_END / solver.BASE_LR

@@ -29,7 +29,9 @@ def default_argument_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--config-file", default="", metavar="FILE", help="path of the config file")
     parser.add_argument(
-        "--resume", action="store_true", help="continue from the last checkpoint in OUTPUT_DIR, if there is one"
+        "--resume",
+        action="store_true",
+        help="continue from the last checkpoint in OUTPUT_DIR, if there is one",
     )
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, do not train")
     parser.add_argument("--num-gpus", type=int, default=1, help="GPUs *per machine*; ignored without a GPU")
@@ -39,7 +41,9 @@ def default_argument_parser() -> argparse.ArgumentParser:
         "--dist-url", default="auto", help="tcp://HOST:PORT of the first machine; 'auto' on a single one"
     )
     parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, help="pairs KEY VALUE that override the config file, at the very end"
+        "opts",
+        nargs=argparse.REMAINDER,
+        help="pairs KEY VALUE that override the config file, at the very end",
     )
     return parser
 
@@ -51,7 +55,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         The frozen config.
 
     Raises:
-        FileNotFoundError, KeyError, ValueError: the config file or the options are wrong; the text names them.
+        FileNotFoundError, KeyError, ValueError: the config file or an option is wrong; the text names it.
     """
     cfg = load_cfg(args.config_file, args.opts)
     output_dir = Path(cfg.OUTPUT_DIR)

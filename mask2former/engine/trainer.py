@@ -21,7 +21,13 @@ from mask2former.d2.modeling import build_model
 from mask2former.data.loader import build_test_loader, build_train_loader
 from mask2former.engine.checks import check_setup
 from mask2former.engine.finite import FiniteGuard
-from mask2former.engine.hooks import Hook, IterationTimer, PeriodicCheckpoint, PeriodicEvaluation, PeriodicWriter
+from mask2former.engine.hooks import (
+    Hook,
+    IterationTimer,
+    PeriodicCheckpoint,
+    PeriodicEvaluation,
+    PeriodicWriter,
+)
 from mask2former.engine.interrupt import StopRequest
 from mask2former.engine.optimizer import build_gradient_clipper, build_optimizer
 from mask2former.engine.precision import Precision
@@ -34,11 +40,12 @@ from mask2former.evaluation.engine import inference_on_dataset, print_results
 
 logger = logging.getLogger(__name__)
 
+
 class Trainer:
     """Trains the model of a config: `Trainer(cfg)`, `resume_or_load(resume)`, `train()`.
 
-    The `build_*` classmethods and `test` are those of Detectron2's `DefaultTrainer`; subclasses override them to
-    bring their own model, optimiser, loader or evaluator, and `build_hooks` or `register_hooks` for hooks.
+    The `build_*` classmethods and `test` are those of Detectron2's `DefaultTrainer`; subclasses override them
+    to bring their own model, optimiser, loader or evaluator, and `build_hooks` to change the hooks.
 
     Attributes:
         raw_model, model: the model, and what training calls: the same, or its wrapper for several processes.
@@ -84,7 +91,7 @@ class Trainer:
         self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Continue from the last checkpoint in OUTPUT_DIR if `resume` and there is one, else load MODEL.WEIGHTS.
+        """Continue from the last checkpoint in OUTPUT_DIR if `resume` and there is one; else MODEL.WEIGHTS.
 
         A resumed run goes on with the seed in the checkpoint unless SEED is set (not negative).
         """
@@ -103,7 +110,7 @@ class Trainer:
                 self._hooks.append(hook)
 
     def build_hooks(self) -> list[Hook]:
-        """The hooks of every run; writers come last, to write what the others stored, in the main process only."""
+        """The hooks of every run; writers (in the main process) come last, to write what the others stored."""
         hooks: list[Hook] = [
             IterationTimer(),
             PeriodicCheckpoint(self.cfg.SOLVER.CHECKPOINT_PERIOD),
@@ -137,7 +144,9 @@ class Trainer:
             try:
                 self._call_hooks("before_train")
                 self._run_steps(batches)
-            except BaseException:
+            except BaseException as error:
+                if isinstance(error, Exception):
+                    logger.exception("Training failed at iteration %d", self.iter)
                 self._save_interrupted()
                 raise
             finally:
@@ -146,7 +155,8 @@ class Trainer:
 
     def _run_steps(self, batches: Iterator[list[dict[str, Any]]]) -> None:
         with StopRequest() as stop:
-            for self.iter in range(self.start_iter, self.max_iter):
+            for iteration in range(self.start_iter, self.max_iter):
+                self.iter = iteration
                 self._call_hooks("before_step")
                 self.run_step(batches)
                 self._call_hooks("after_step")
@@ -172,10 +182,11 @@ class Trainer:
         grad_norm = self.clip_gradients(self.raw_model.parameters())
         scalars = self.guard.read(self.iter, {"total_loss": total_loss, **losses}, grad_norm, batch)
         self._update()
-        self.storage.put_scalars(data_time=data_time, **scalars)
+        for name, value in {"data_time": data_time, **scalars}.items():
+            self.storage.put_scalar(name, value)
 
     def _update(self) -> None:
-        """Step of optimiser (left out by the scaler after an overflow), scaler and schedule, never half of them."""
+        """Step of optimiser (left out by the scaler after an overflow), scaler and schedule: all or none."""
         self._last_update = None
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -184,7 +195,7 @@ class Trainer:
         self._last_update = self.iter
 
     def save(self, name: str) -> None:
-        """Write a checkpoint of the last completed step to OUTPUT_DIR/<name>.pth; all processes may call it."""
+        """Write a checkpoint of the last completed step, OUTPUT_DIR/<name>.pth; any process may call it."""
         if self._last_update is None:
             raise RuntimeError("no step has been completed, there is nothing to save")
         self.checkpointer.save(name, iteration=self._last_update, seed=self.cfg.SEED)
@@ -264,7 +275,4 @@ def _distributed(model: nn.Module) -> nn.Module:
     if comm.get_world_size() == 1:
         return model
     on_gpu = next(model.parameters()).device.type == "cuda"
-    # buffers: frozen statistics never change, and running statistics are SyncBN's business
-    return DistributedDataParallel(
-        model, device_ids=[torch.cuda.current_device()] if on_gpu else None, broadcast_buffers=False
-    )
+    return DistributedDataParallel(model, device_ids=[torch.cuda.current_device()] if on_gpu else None)

@@ -4,9 +4,9 @@ import json
 import logging
 import math
 import os
+import re
 import resource
 import sys
-import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
@@ -50,9 +50,9 @@ class _NewScalars:
 class JSONWriter:
     """One JSON object a line: `{"iteration": 39, "total_loss": 21.3, "lr": 0.0001, ...}`.
 
-    A resumed run (`start_iter` > 0) continues the file: lines from `start_iter` on, which the interrupted run wrote
-    after the checkpoint, are dropped, so that every iteration appears once. A new run keeps the file of an earlier
-    one under the added ending `.old`. Values that are not finite become null.
+    A resumed run (`start_iter` > 0) continues the file: lines from `start_iter` on, which the interrupted run
+    wrote after the checkpoint, are dropped, so that every iteration appears once. A new run keeps the file of
+    an earlier one under the added ending `.old`. Values that are not finite become null.
     """
 
     def __init__(self, path: str | Path, *, start_iter: int = 0) -> None:
@@ -93,10 +93,12 @@ def _iteration(line: str) -> float:
 
 
 class TensorBoardWriter:
-    """Scalars (and images that code put into the storage) as TensorBoard events in `log_dir`."""
+    """Scalars as TensorBoard events in `log_dir`."""
 
     def __init__(self, log_dir: str | Path, *, start_iter: int = 0) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # takes seconds to import, and only training needs it
+        from torch.utils.tensorboard import (
+            SummaryWriter,
+        )  # takes seconds to import, and only training needs it
 
         self._new = _NewScalars(start_iter)
         # on resuming, TensorBoard hides what the interrupted run wrote after the checkpoint
@@ -120,7 +122,7 @@ class LogWriter:
         self._max_iter = max_iter
 
     def write(self, storage: EventStorage) -> None:
-        """Log one line about the last steps. Losses of auxiliary predictions are left to the other writers."""
+        """Log one line; the losses of auxiliary predictions are left to the other writers."""
         histories = storage.histories()
         if "time" not in histories:
             return

@@ -58,9 +58,7 @@ def match_image(
     if not kept:
         return _NOTHING
     index = np.concatenate(kept)
-    return MatchedImage(
-        classes=classes[index], scores=scores[index], outcomes=np.concatenate(outcomes, axis=2)
-    )
+    return MatchedImage(classes=classes[index], scores=scores[index], outcomes=np.concatenate(outcomes, axis=2))
 
 
 def count_objects(truth: Sequence[GroundTruthInstance], num_classes: int) -> np.ndarray:

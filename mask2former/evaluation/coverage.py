@@ -38,9 +38,7 @@ class Coverage:
         counts = Counter(image_id for seen in comm.all_gather(self._seen) for image_id in seen)
         twice = [image_id for image_id, count in counts.items() if count > 1]
         if twice:
-            raise ValueError(
-                f"{dataset}: {len(twice)} images were evaluated on more than one rank: {_some(twice)}"
-            )
+            raise ValueError(f"{dataset}: {len(twice)} images were evaluated on more than one rank: {_some(twice)}")
         expected = list(expected)
         missing = [image_id for image_id in expected if image_id not in counts]
         if missing and comm.is_main_process():

@@ -185,9 +185,7 @@ def panoptic_ground_truth(metadata: Metadata) -> PanopticGroundTruth:
 def _cached_panoptic_ground_truth(
     json_file: str, root: str, class_of: tuple[tuple[int, int], ...], things: tuple[int, ...], mtime_ns: int
 ) -> PanopticGroundTruth:
-    return PanopticGroundTruth(
-        json_file=json_file, root=root, class_of=dict(class_of), things=frozenset(things)
-    )
+    return PanopticGroundTruth(json_file=json_file, root=root, class_of=dict(class_of), things=frozenset(things))
 
 
 def encode_mask(mask: np.ndarray) -> RLE:

@@ -12,9 +12,10 @@ import numpy as np
 from tabulate import tabulate
 
 from mask2former.d2 import comm
-from mask2former.d2.data import Metadata, MetadataCatalog
+from mask2former.d2.data import Metadata
 from mask2former.d2.evaluation import DatasetEvaluator
 from mask2former.d2.structures import Instances
+from mask2former.data.datasets.metadata import dataset_metadata
 from mask2former.evaluation.average_precision import (
     IOU_THRESHOLDS,
     MatchedImage,
@@ -40,7 +41,7 @@ class InstanceSegEvaluator(DatasetEvaluator):
     """Mask AP with COCOeval's numbers, matched image by image.
 
     Reads `instances` of the model's output. The truth is the metadata's `json_file` (COCO instances), or,
-    where there is none, the thing segments of `panoptic_json`, crowds kept. Predictions of stuff classes are
+    where there is no such file, the thing segments of `panoptic_json`, crowds kept. Predictions of stuff classes are
     left out. Where COCOeval has no detection at all to work on, AP is 0: a model that finds nothing has
     precision 0 at every recall. It is nan only where there is no object to find.
     """
@@ -53,18 +54,12 @@ class InstanceSegEvaluator(DatasetEvaluator):
                 `panoptic_root`.
             output_dir: when given, predictions are written to `coco_instances_results.json` there.
         """
-        self._metadata: Metadata = MetadataCatalog.get(dataset_name)
+        self._metadata: Metadata = dataset_metadata(dataset_name)
         class_of = self._metadata.thing_dataset_id_to_contiguous_id
         self._dataset_ids = {contiguous: dataset for dataset, contiguous in class_of.items()}
         self._class_names = list(self._metadata.thing_classes)
         self._output_dir = output_dir
-        self._ground_truth: InstanceGroundTruth | PanopticGroundTruth
-        if self._metadata.get("json_file"):
-            self._ground_truth = InstanceGroundTruth(
-                json_file=str(self._metadata.json_file), class_of=dict(class_of)
-            )
-        else:
-            self._ground_truth = panoptic_ground_truth(self._metadata)
+        self._ground_truth = self._find_ground_truth(dict(class_of))
         self.reset()
 
     def reset(self) -> None:
@@ -89,9 +84,7 @@ class InstanceSegEvaluator(DatasetEvaluator):
                     f"image {image_id!r}: predicted masks are {rles[0]['size']}, those of "
                     f"{self._ground_truth.json_file} {truth[0].rle['size']} (height, width)"
                 )
-            self._matched.append(
-                (image_id, match_image(classes=classes, scores=scores, rles=rles, truth=truth))
-            )
+            self._matched.append((image_id, match_image(classes=classes, scores=scores, rles=rles, truth=truth)))
             self._objects += count_objects(truth, len(self._class_names))
             if self._output_dir is not None:
                 self._written += self._results(image_id, classes, scores, rles)
@@ -113,14 +106,25 @@ class InstanceSegEvaluator(DatasetEvaluator):
         table = precision_table([image for _, image in images], np.sum(objects, axis=0))
         return {"segm": self._summarise(table)}
 
+    def _find_ground_truth(self, class_of: dict[int, int]) -> InstanceGroundTruth | PanopticGroundTruth:
+        json_file = self._metadata.get("json_file")
+        has_panoptic = self._metadata.get("panoptic_json") is not None
+        if json_file is None or (has_panoptic and not os.path.exists(json_file)):
+            logger.info(
+                "%s: AP against the things of the panoptic annotations (json_file is %s)",
+                self._metadata.name,
+                "not set" if json_file is None else f"{json_file}, which does not exist",
+            )
+            return panoptic_ground_truth(self._metadata)
+        return InstanceGroundTruth(json_file=str(json_file), class_of=class_of)
+
     def _predictions(self, instances: Instances) -> tuple[np.ndarray, np.ndarray, list[RLE]]:
         """Classes int64 (N,), scores float64 (N,) and run lengths of the predictions of thing classes."""
         classes = instances.pred_classes.cpu().numpy()
         outside = classes[(classes < 0) | (classes >= len(self._class_names))]
         if outside.size:
             raise ValueError(
-                f"predicted class {int(outside[0])}, but {self._metadata.name} has "
-                f"{len(self._class_names)} classes"
+                f"predicted class {int(outside[0])}, but {self._metadata.name} has {len(self._class_names)} classes"
             )
         kept = np.flatnonzero(np.isin(classes, list(self._dataset_ids)))
         masks = instances.pred_masks.cpu().numpy().astype(bool, copy=False)
@@ -155,9 +159,7 @@ class InstanceSegEvaluator(DatasetEvaluator):
             self._metadata.name,
             tabulate([result.values()], headers=list(result), tablefmt="pipe", floatfmt=".2f"),
         )
-        per_class = {
-            self._class_names[c]: mean_precision(table[:, :, c, 0]) for c in sorted(self._dataset_ids)
-        }
+        per_class = {self._class_names[c]: mean_precision(table[:, :, c, 0]) for c in sorted(self._dataset_ids)}
         logger.info(
             "Mask AP per class:\n%s",
             tabulate(list(per_class.items()), headers=["", "AP"], tablefmt="pipe", floatfmt=".2f"),

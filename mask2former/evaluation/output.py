@@ -14,8 +14,7 @@ def model_output(output: dict[str, Any], key: str, switch: str) -> Any:
     """
     if key not in output:
         raise KeyError(
-            f"the model's output has {sorted(output)} but no {key!r}: "
-            f"set MODEL.MASK_FORMER.TEST.{switch} True"
+            f"the model's output has {sorted(output)} but no {key!r}: set MODEL.MASK_FORMER.TEST.{switch} True"
         )
     return output[key]
 

@@ -13,8 +13,9 @@ import numpy as np
 from tabulate import tabulate
 
 from mask2former.d2 import comm
-from mask2former.d2.data import Metadata, MetadataCatalog
+from mask2former.d2.data import Metadata
 from mask2former.d2.evaluation import DatasetEvaluator
+from mask2former.data.datasets.metadata import dataset_metadata
 from mask2former.data.images import id_to_rgb, write_atomic
 from mask2former.evaluation.coverage import Coverage
 from mask2former.evaluation.ground_truth import panoptic_ground_truth
@@ -39,10 +40,7 @@ def joint_areas(first: np.ndarray, second: np.ndarray) -> dict[tuple[int, int], 
     lengths = np.diff(starts, append=joint.size)
     pairs, inverse = np.unique(joint[starts], return_inverse=True)
     areas = np.bincount(inverse, weights=lengths).astype(np.int64)
-    return {
-        (pair >> 32, pair & 0xFFFFFFFF): area
-        for pair, area in zip(pairs.tolist(), areas.tolist(), strict=True)
-    }
+    return {(pair >> 32, pair & 0xFFFFFFFF): area for pair, area in zip(pairs.tolist(), areas.tolist(), strict=True)}
 
 
 def panoptic_statistics(
@@ -65,9 +63,7 @@ def panoptic_statistics(
             listed, or its class is out of range.
     """
     if pred_ids.shape != gt_ids.shape:
-        raise ValueError(
-            f"the prediction is {pred_ids.shape}, the ground truth {gt_ids.shape} (height, width)"
-        )
+        raise ValueError(f"the prediction is {pred_ids.shape}, the ground truth {gt_ids.shape} (height, width)")
     joint = joint_areas(gt_ids, pred_ids)
     gt_areas: dict[int, int] = {}
     pred_areas: dict[int, int] = {}
@@ -132,7 +128,7 @@ class COCOPanopticEvaluator(DatasetEvaluator):
             output_dir: when given, predictions are written there in COCO panoptic format:
                 `panoptic_predictions/*.png` and `panoptic_predictions.json`.
         """
-        self._metadata: Metadata = MetadataCatalog.get(dataset_name)
+        self._metadata: Metadata = dataset_metadata(dataset_name)
         self._ground_truth = panoptic_ground_truth(self._metadata)
         self._dataset_ids = {v: k for k, v in self._ground_truth.class_of.items()}
         self._num_classes = max(self._dataset_ids) + 1
@@ -181,9 +177,7 @@ class COCOPanopticEvaluator(DatasetEvaluator):
             return None
         if self._output_dir is not None:
             annotations = [annotation for part in written for annotation in part]
-            write_json(
-                os.path.join(self._output_dir, "panoptic_predictions.json"), {"annotations": annotations}
-            )
+            write_json(os.path.join(self._output_dir, "panoptic_predictions.json"), {"annotations": annotations})
         quality = panoptic_quality(np.sum(gathered, axis=0))
         return {"panoptic_seg": self._summarise(quality)}
 
@@ -208,9 +202,7 @@ class COCOPanopticEvaluator(DatasetEvaluator):
         logger.info("Panoptic quality on %s:\n%s", self._metadata.name, table)
         return result
 
-    def _write_png(
-        self, image_id: Any, ids: np.ndarray, segments: Sequence[dict[str, Any]]
-    ) -> dict[str, Any]:
+    def _write_png(self, image_id: Any, ids: np.ndarray, segments: Sequence[dict[str, Any]]) -> dict[str, Any]:
         stem = os.path.splitext(os.path.basename(self._ground_truth.file_name(image_id)))[0]
         _, png = cv2.imencode(".png", id_to_rgb(ids)[:, :, ::-1], _FAST_PNG)
         assert self._output_dir is not None

@@ -11,8 +11,9 @@ import numpy as np
 from tabulate import tabulate
 
 from mask2former.d2 import comm
-from mask2former.d2.data import DatasetCatalog, Metadata, MetadataCatalog
+from mask2former.d2.data import DatasetCatalog, Metadata
 from mask2former.d2.evaluation import DatasetEvaluator
+from mask2former.data.datasets.metadata import dataset_metadata
 from mask2former.data.images import read_label_map
 from mask2former.evaluation.coverage import Coverage
 from mask2former.evaluation.ground_truth import PanopticGroundTruth, panoptic_ground_truth
@@ -21,9 +22,7 @@ from mask2former.evaluation.output import model_output
 logger = logging.getLogger(__name__)
 
 
-def confusion_matrix(
-    predicted: np.ndarray, truth: np.ndarray, *, num_classes: int, ignore_label: int
-) -> np.ndarray:
+def confusion_matrix(predicted: np.ndarray, truth: np.ndarray, *, num_classes: int, ignore_label: int) -> np.ndarray:
     """Pixel counts int64 (C, C), row = truth, column = prediction, from integer maps (H, W).
 
     Pixels labelled `ignore_label` are left out.
@@ -32,17 +31,14 @@ def confusion_matrix(
         ValueError: the maps differ in size, or a label is neither in 0..C-1 nor `ignore_label`.
     """
     if predicted.shape != truth.shape:
-        raise ValueError(
-            f"the prediction is {predicted.shape}, the ground truth {truth.shape} (height, width)"
-        )
+        raise ValueError(f"the prediction is {predicted.shape}, the ground truth {truth.shape} (height, width)")
     valid = truth != ignore_label
     truth, predicted = truth[valid].astype(np.int64), predicted[valid].astype(np.int64)
     for name, labels in (("label", truth), ("predicted class", predicted)):
         outside = labels[(labels < 0) | (labels >= num_classes)]
         if outside.size:
             raise ValueError(
-                f"{name} {int(outside[0])} is outside 0..{num_classes - 1} "
-                f"and not the ignore label {ignore_label}"
+                f"{name} {int(outside[0])} is outside 0..{num_classes - 1} and not the ignore label {ignore_label}"
             )
     counts = np.bincount(truth * num_classes + predicted, minlength=num_classes**2)
     return counts.reshape(num_classes, num_classes)
@@ -71,9 +67,7 @@ def semantic_metrics(confusion: np.ndarray, class_names: Sequence[str]) -> dict[
             "pACC": float(100 * hits.sum() / pixels),
         }
     for prefix, values in (("IoU", iou), ("ACC", accuracy)):
-        result.update(
-            {f"{prefix}-{name}": float(value) for name, value in zip(class_names, values, strict=True)}
-        )
+        result.update({f"{prefix}-{name}": float(value) for name, value in zip(class_names, values, strict=True)})
     return result
 
 
@@ -90,7 +84,7 @@ class SemSegEvaluator(DatasetEvaluator):
         Args:
             dataset_name: a registered data set whose metadata holds `stuff_classes` (all classes).
         """
-        self._metadata: Metadata = MetadataCatalog.get(dataset_name)
+        self._metadata: Metadata = dataset_metadata(dataset_name)
         self._class_names = list(self._metadata.stuff_classes)
         self._ignore_label = self._metadata.get("ignore_label", 255)
         self._label_files = {
@@ -118,8 +112,7 @@ class SemSegEvaluator(DatasetEvaluator):
             scores = model_output(output, "sem_seg", "SEMANTIC_ON")
             if scores.shape[0] != len(self._class_names):
                 raise ValueError(
-                    f"the model scores {scores.shape[0]} classes, "
-                    f"{self._metadata.name} has {len(self._class_names)}"
+                    f"the model scores {scores.shape[0]} classes, {self._metadata.name} has {len(self._class_names)}"
                 )
             image_id = inp["image_id"] if "image_id" in inp else inp["file_name"]
             self._coverage.add(image_id)

@@ -7,7 +7,7 @@ configs.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from torch import Tensor, nn
 
@@ -37,13 +37,21 @@ class PixelDecoderOutput(NamedTuple):
     """Maps (B, CONVS_DIM, h, w) for the transformer decoder, lowest resolution first."""
 
 
+class PixelDecoder(Protocol):
+    """A module that turns backbone features into maps for the transformer decoder and per-pixel embeddings."""
+
+    def forward_features(self, features: dict[str, Tensor]) -> PixelDecoderOutput:
+        """Decode the backbone's maps, each (B, channels, H/stride, W/stride)."""
+        ...
+
+
 def build_transformer_decoder(cfg: CfgNode, in_channels: int, mask_classification: bool = True) -> nn.Module:
     """Build the decoder `MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME` for feature maps with `in_channels`."""
     name = cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME
     return TRANSFORMER_DECODER_REGISTRY.get(name)(cfg, in_channels, mask_classification)
 
 
-def build_pixel_decoder(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> nn.Module:
+def build_pixel_decoder(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> PixelDecoder:
     """Build the pixel decoder `MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME` for the backbone's `input_shape`.
 
     Raises:

@@ -86,7 +86,7 @@ class SetCriterion(nn.Module):
             assignments = self.matcher(class_logits, mask_logits, targets)
             losses = {"loss_ce": self.classification_losses(class_logits, assignments, targets)}
             losses |= self.mask_losses(mask_logits, assignments, targets)
-        named = {}
+        named: dict[str, Tensor] = {}
         for p in range(len(predictions)):
             suffix = "" if p == 0 else f"_{p - 1}"
             named |= {name + suffix: self.weights[name] * loss[p] for name, loss in losses.items()}
@@ -122,9 +122,7 @@ class SetCriterion(nn.Module):
             targets: B targets.
         """
         queries = torch.cat(list(assignments), dim=1)  # (P, N)
-        images = torch.cat(
-            [torch.full((a.shape[1],), b, device=a.device) for b, a in enumerate(assignments)], dim=0
-        )
+        images = torch.cat([torch.full((a.shape[1],), b, device=a.device) for b, a in enumerate(assignments)], dim=0)
         matched = queries >= 0
         logits = torch.stack(  # (P, N, h, w), in the targets' order
             [masks[images, q] for masks, q in zip(mask_logits, queries.clamp(min=0), strict=True)]

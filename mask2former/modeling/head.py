@@ -10,7 +10,7 @@ from mask2former.d2.config import CfgNode, configurable
 from mask2former.d2.layers import ShapeSpec
 from mask2former.d2.modeling import SEM_SEG_HEADS_REGISTRY
 
-from .build import build_pixel_decoder, build_transformer_decoder
+from .build import PixelDecoder, build_pixel_decoder, build_transformer_decoder
 
 MULTI_SCALE = "multi_scale_pixel_decoder"
 
@@ -29,7 +29,7 @@ class MaskFormerHead(nn.Module):
 
     @configurable
     def __init__(
-        self, *, pixel_decoder: nn.Module, transformer_predictor: nn.Module, transformer_in_feature: str
+        self, *, pixel_decoder: PixelDecoder, transformer_predictor: nn.Module, transformer_in_feature: str
     ) -> None:
         super().__init__()
         self.pixel_decoder = pixel_decoder

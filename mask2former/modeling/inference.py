@@ -81,9 +81,7 @@ def panoptic_inference(
             continue
         segment = stuff_segments.get(label)
         if segment is None:
-            segment = Segment(
-                id=len(segments) + 1, isthing=label in thing_ids, category_id=label, score=score
-            )
+            segment = Segment(id=len(segments) + 1, isthing=label in thing_ids, category_id=label, score=score)
             segments.append(segment)
             if not segment["isthing"]:
                 stuff_segments[label] = segment

@@ -168,7 +168,11 @@ class MaskFormer(nn.Module):
         return results
 
     def _infer(
-        self, class_logits: Tensor, mask_logits: Tensor, image_size: tuple[int, int], output_size: tuple[int, int]
+        self,
+        class_logits: Tensor,
+        mask_logits: Tensor,
+        image_size: tuple[int, int],
+        output_size: tuple[int, int],
     ) -> dict[str, Any]:
         """Turn one image's predictions (Q, C+1) and (Q, padded height, padded width) into the outputs asked for."""
         if not self.resize_masks_first:

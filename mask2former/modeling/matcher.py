@@ -47,9 +47,7 @@ class HungarianMatcher(nn.Module):
         self.num_points = num_points
 
     @torch.no_grad()
-    def forward(
-        self, class_logits: Tensor, mask_logits: Sequence[Tensor], targets: Sequence[Target]
-    ) -> list[Tensor]:
+    def forward(self, class_logits: Tensor, mask_logits: Sequence[Tensor], targets: Sequence[Target]) -> list[Tensor]:
         """Match.
 
         Args:

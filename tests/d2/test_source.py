@@ -89,3 +89,11 @@ def test_names_are_detectron2s_own() -> None:
     assert importlib.import_module("mask2former.d2.data").MetadataCatalog is (
         importlib.import_module("detectron2.data").MetadataCatalog
     )
+
+
+def test_backbone_of_detectron2s_deeplab_keeps_its_name() -> None:
+    if door.SOURCE != "official":
+        pytest.skip("Detectron2 is not in use")
+    registry = importlib.import_module("mask2former.d2.modeling").BACKBONE_REGISTRY
+    deeplab = importlib.import_module("detectron2.projects.deeplab")
+    assert registry.get("build_resnet_deeplab_backbone") is deeplab.build_resnet_deeplab_backbone

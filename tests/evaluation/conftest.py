@@ -25,9 +25,7 @@ def make_dataset(tmp_path: Path) -> Iterator[Callable[..., str]]:
         annotations, records = [], []
         for image_id, (ids, segments) in samples.items():
             Image.fromarray(id_to_rgb(ids)).save(root / f"{image_id:06d}.png")
-            annotations.append(
-                {"image_id": image_id, "file_name": f"{image_id:06d}.png", "segments_info": segments}
-            )
+            annotations.append({"image_id": image_id, "file_name": f"{image_id:06d}.png", "segments_info": segments})
             records.append({"image_id": image_id, "file_name": f"{image_id:06d}.jpg"})
         images = [{"id": i, "height": ids.shape[0], "width": ids.shape[1]} for i, (ids, _) in samples.items()]
         content = {"images": images, "annotations": annotations, "categories": CATEGORIES}

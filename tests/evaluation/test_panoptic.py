@@ -27,9 +27,7 @@ from tests.helpers.panoptic import CATEGORIES, disturb, random_panoptic
 MakeDataset = Callable[..., str]
 
 
-def statistics(
-    pred: list[list[int]], pred_classes: dict[int, int], gt: list[list[int]], gt_segments: list
-) -> Any:
+def statistics(pred: list[list[int]], pred_classes: dict[int, int], gt: list[list[int]], gt_segments: list) -> Any:
     return panoptic_statistics(
         pred_ids=np.array(pred, dtype=np.int32),
         pred_segments=[{"id": i, "category_id": c} for i, c in pred_classes.items()],
@@ -86,6 +84,19 @@ def test_only_void_forgives_everything() -> None:
     assert statistics([[1, 1], [2, 2]], {1: 0, 2: 1}, [[0, 0], [0, 0]], []).sum() == 0
 
 
+@pytest.mark.parametrize(("pred", "false_positives"), [([1, 1, 0, 0, 0], 0), ([1, 1, 1, 1, 0], 1)])
+def test_forgiven_only_beyond_half(pred: list[int], false_positives: int) -> None:
+    # The truth has another class, so the prediction is unmatched: wholly on void, or with exactly half on it.
+    result = statistics([pred], {1: 0}, [[0, 0, 7, 7, 7]], [{"id": 7, "category_id": 1, "iscrowd": 0}])
+    np.testing.assert_allclose(result[:, 0], [0, 0, false_positives, 0])
+
+
+def test_area_of_the_annotation_goes_before_the_painted_one() -> None:
+    segment = {"id": 7, "category_id": 0, "iscrowd": 0, "area": 4}
+    result = statistics([[1, 1, 1]], {1: 0}, [[7, 7, 7]], [segment])
+    np.testing.assert_allclose(result[:, 0], [0.75, 1, 0, 0])
+
+
 def test_no_prediction_misses_everything() -> None:
     result = statistics([[0, 0]], {}, [[4, 4]], [{"id": 4, "category_id": 2, "iscrowd": 0}])
     np.testing.assert_allclose(result[:, 2], [0, 0, 0, 1])
@@ -109,10 +120,7 @@ def test_wrong_prediction(pred: list[list[int]], classes: dict[int, int], messag
 def test_equals_panopticapi(make_dataset: MakeDataset, tmp_path: Path, seed: int) -> None:
     evaluation = pytest.importorskip("panopticapi.evaluation", reason="panopticapi-lite is not installed")
     rng = np.random.default_rng(seed)
-    truth = {
-        i: random_panoptic(rng, size=(50, 61), segments=int(rng.integers(1, 25)), max_id=2**24)
-        for i in range(12)
-    }
+    truth = {i: random_panoptic(rng, size=(50, 61), segments=int(rng.integers(1, 25)), max_id=2**24) for i in range(12)}
     truth[12] = (np.zeros((9, 9), dtype=np.int32), [])
     predictions = {i: disturb(rng, sample) for i, sample in truth.items()}
     predictions[3] = (np.zeros_like(truth[3][0]), [])
@@ -185,9 +193,7 @@ def test_written_prediction_reads_back(make_dataset: MakeDataset, tmp_path: Path
             "segments_info": [{"id": 300, "category_id": 40}, {"id": 70000, "category_id": 3}],
         }
     ]
-    np.testing.assert_array_equal(
-        read_panoptic_png(tmp_path / "out" / "panoptic_predictions" / "000005.png"), ids
-    )
+    np.testing.assert_array_equal(read_panoptic_png(tmp_path / "out" / "panoptic_predictions" / "000005.png"), ids)
     assert not list((tmp_path / "out").rglob(".*"))
 
 
@@ -249,9 +255,7 @@ def test_names_the_switch_of_a_missing_output(make_dataset: MakeDataset) -> None
 def test_errors_name_the_file(make_dataset: MakeDataset, caplog: pytest.LogCaptureFixture) -> None:
     painted = np.full((3, 3), 4, dtype=np.int32)
     segment = {"id": 4, "category_id": 3, "iscrowd": 0}
-    name = make_dataset(
-        {1: (painted, [segment, {**segment, "id": 6}]), 2: (painted, [{**segment, "category_id": 99}])}
-    )
+    name = make_dataset({1: (painted, [segment, {**segment, "id": 6}]), 2: (painted, [{**segment, "category_id": 99}])})
     evaluator = COCOPanopticEvaluator(name)
     with pytest.raises(KeyError, match="category id 99"):
         feed(evaluator, {2: (painted, [])})

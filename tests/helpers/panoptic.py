@@ -20,9 +20,7 @@ Sample = tuple[np.ndarray, list[dict[str, Any]]]
 def random_panoptic(rng: np.random.Generator, *, size: tuple[int, int], segments: int, max_id: int) -> Sample:
     """A random blocky map with about a fifth of void; segments with a dataset category and some crowds."""
     ids = rng.choice(np.arange(1, max_id), size=segments, replace=False)
-    blocks = rng.choice(
-        np.append(ids, [0] * max(1, segments // 4)), size=(size[0] // 4 + 1, size[1] // 4 + 1)
-    )
+    blocks = rng.choice(np.append(ids, [0] * max(1, segments // 4)), size=(size[0] // 4 + 1, size[1] // 4 + 1))
     painted = np.kron(blocks, np.ones((4, 4), dtype=np.int64))[: size[0], : size[1]].astype(np.int32)
     infos = []
     for segment_id in np.unique(painted):
@@ -54,7 +52,5 @@ def disturb(rng: np.random.Generator, sample: Sample) -> Sample:
         renamed[mask] = new_id
         wrong = rng.random() < 0.15
         category = int(rng.integers(len(CATEGORIES))) if wrong else CLASS_OF[info["category_id"]]
-        segments.append(
-            {"id": new_id, "category_id": category, "isthing": bool(CATEGORIES[category]["isthing"])}
-        )
+        segments.append({"id": new_id, "category_id": category, "isthing": bool(CATEGORIES[category]["isthing"])})
     return renamed, segments

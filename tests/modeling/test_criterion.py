@@ -130,7 +130,8 @@ def test_a_target_without_query_costs_nothing() -> None:
     torch.testing.assert_close(2 * with_both["loss_mask"], alone["loss_mask"], rtol=0.1, atol=0)
     classes = loss.classification_losses(out["pred_logits"].unsqueeze(0), [torch.tensor([[3, -1]])], [wanted])
     torch.testing.assert_close(
-        classes, loss.classification_losses(out["pred_logits"].unsqueeze(0), [torch.tensor([[3]])], [only_first])
+        classes,
+        loss.classification_losses(out["pred_logits"].unsqueeze(0), [torch.tensor([[3]])], [only_first]),
     )
 
 

@@ -71,7 +71,11 @@ def test_stuff_of_one_class_becomes_one_segment_and_things_stay_apart() -> None:
         logits_of([0, 0, 3, 3], 4), masks, thing_ids={0}, object_mask_threshold=0.5, overlap_threshold=0.5
     )
     assert ids[0].tolist() == [1, 1, 2, 2, 3, 3, 3, 3]
-    assert [(s["id"], s["category_id"], s["isthing"]) for s in segments] == [(1, 0, True), (2, 0, True), (3, 3, False)]
+    assert [(s["id"], s["category_id"], s["isthing"]) for s in segments] == [
+        (1, 0, True),
+        (2, 0, True),
+        (3, 3, False),
+    ]
     assert all(0.99 < s["score"] <= 1 for s in segments)
 
 
@@ -96,7 +100,11 @@ def test_pixels_below_one_half_stay_void() -> None:
 
 def test_nothing_found_is_an_empty_segmentation() -> None:
     ids, segments = panoptic_inference(
-        logits_of([2, 2], 2), torch.randn(2, 4, 4), thing_ids={0}, object_mask_threshold=0.5, overlap_threshold=0.8
+        logits_of([2, 2], 2),
+        torch.randn(2, 4, 4),
+        thing_ids={0},
+        object_mask_threshold=0.5,
+        overlap_threshold=0.8,
     )
     assert segments == []
     assert ids.shape == (4, 4)

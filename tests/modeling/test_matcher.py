@@ -70,7 +70,9 @@ def test_images_of_a_batch_do_not_mix() -> None:
 
 def test_more_targets_than_queries_leave_some_without() -> None:
     torch.manual_seed(0)
-    (assigned,) = matcher()(torch.randn(2, 1, 3, 9), [torch.randn(1, 3, 8, 8)] * 2, [target(list(range(8)), stripes(8))])
+    (assigned,) = matcher()(
+        torch.randn(2, 1, 3, 9), [torch.randn(1, 3, 8, 8)] * 2, [target(list(range(8)), stripes(8))]
+    )
     assert assigned.shape == (2, 8)
     for prediction in assigned:
         assert sorted(prediction.tolist()) == [-1] * 5 + [0, 1, 2]

@@ -80,13 +80,13 @@ def test_non_contiguous_input_and_empty_batch() -> None:
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        (lambda v, x, w: (v[:, :-1], x, w), "31 positions"),
+        (lambda v, x, w: (v[:, :-1], x, w), "32 positions, but value has 31"),
         (lambda v, x, w: (v, x[..., :1], w), "expected sampling_locations of shape"),
         (lambda v, x, w: (v, x, w[:, :, :2]), "attention_weights of shape"),
         (lambda v, x, w: (v[0], x, w), "takes value"),
     ],
 )
-def test_shapes_that_do_not_fit_are_named(broken, message: str) -> None:  # noqa: ANN001
-    with pytest.raises(ValueError, match=message if message != "31 positions" else "32 positions, but value has 31"):
-        value, locations, weights = broken(*inputs())
+def test_shapes_that_do_not_fit_are_named(broken, message: str) -> None:
+    value, locations, weights = broken(*inputs())
+    with pytest.raises(ValueError, match=message):
         ms_deform_attn(value, SHAPES, locations, weights)

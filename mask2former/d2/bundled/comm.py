@@ -39,9 +39,7 @@ def create_local_process_group(num_workers_per_machine: int) -> None:
     """
     global _workers_per_machine
     if get_world_size() % num_workers_per_machine:
-        raise AssertionError(
-            f"{get_world_size()} processes cannot be split into {num_workers_per_machine} a machine."
-        )
+        raise AssertionError(f"{get_world_size()} processes cannot be split into {num_workers_per_machine} a machine.")
     _workers_per_machine = num_workers_per_machine
 
 

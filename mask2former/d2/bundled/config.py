@@ -51,9 +51,7 @@ def configurable(
     """
     if init_func is not None:
         if not inspect.isfunction(init_func) or from_config is not None or init_func.__name__ != "__init__":
-            raise TypeError(
-                "@configurable decorates __init__; a function needs @configurable(from_config=...)."
-            )
+            raise TypeError("@configurable decorates __init__; a function needs @configurable(from_config=...).")
         return _configurable_init(init_func)
     if from_config is None:
         return configurable  # `@configurable()` means `@configurable`
@@ -67,9 +65,7 @@ def _configurable_init(init: Callable[..., None]) -> Callable[..., None]:
     def wrapped(self: Any, *args: Any, **kwargs: Any) -> None:
         from_config = getattr(type(self), "from_config", None)
         if from_config is None:
-            raise AttributeError(
-                f"{type(self).__name__} is @configurable: it needs a classmethod 'from_config'."
-            )
+            raise AttributeError(f"{type(self).__name__} is @configurable: it needs a classmethod 'from_config'.")
         if not inspect.ismethod(from_config):
             raise TypeError(f"{type(self).__name__}.from_config must be a classmethod.")
         if _is_called_with_cfg(args, kwargs):

@@ -43,14 +43,12 @@ class Metadata(SimpleNamespace):
 
     def __getattr__(self, key: str) -> Any:
         known = ", ".join(self.__dict__)
-        raise AttributeError(f"Metadata of dataset '{self.name}' has no '{key}'. It has: {known}")
+        raise AttributeError(f"No '{key}' in the metadata of dataset '{self.name}', which has: {known}")
 
     def __setattr__(self, key: str, value: Any) -> None:
         old = self.__dict__.get(key, value)
         if old != value:
-            raise AssertionError(
-                f"'{key}' in the metadata of '{self.name}' is set and cannot change: {old} != {value}"
-            )
+            raise AssertionError(f"'{key}' in the metadata of '{self.name}' is set and cannot change: {old} != {value}")
         super().__setattr__(key, value)
 
     def as_dict(self) -> dict[str, Any]:

@@ -66,7 +66,9 @@ DEFAULTS: dict[str, Any] = {
         "LR_SCHEDULER_NAME": "WarmupMultiStepLR",
         "MAX_ITER": 40000,
         "BASE_LR": 0.001,
+        "BASE_LR_END": 0.0,  # of WarmupCosineLR
         "MOMENTUM": 0.9,  # of SGD
+        "NESTEROV": False,  # of SGD
         "WEIGHT_DECAY": 0.0001,
         "WEIGHT_DECAY_NORM": 0.0,  # of norm layers
         "GAMMA": 0.1,  # factor of the learning rate at each of STEPS

@@ -50,9 +50,7 @@ class EventStorage:
         """Go to the next iteration."""
         self._iter += 1
 
-    def put_scalar(
-        self, name: str, value: Any, smoothing_hint: bool = True, cur_iter: int | None = None
-    ) -> None:
+    def put_scalar(self, name: str, value: Any, smoothing_hint: bool = True, cur_iter: int | None = None) -> None:
         """Record a number; `smoothing_hint` says whether it is noisy and better shown as a median.
 
         Raises:

@@ -44,9 +44,7 @@ class ImageList:
         `Backbone.padding_constraints`, goes before it.
         """
         if not tensors or any(t.shape[:-2] != tensors[0].shape[:-2] for t in tensors):
-            raise ValueError(
-                f"Need images of equal channels, got shapes {[tuple(t.shape) for t in tensors]}."
-            )
+            raise ValueError(f"Need images of equal channels, got shapes {[tuple(t.shape) for t in tensors]}.")
         sizes = [(t.shape[-2], t.shape[-1]) for t in tensors]
         height, width = max(h for h, _ in sizes), max(w for _, w in sizes)
         constraints = padding_constraints or {}
@@ -56,7 +54,6 @@ class ImageList:
         if divisor > 1:
             height, width = (-(-length // divisor) * divisor for length in (height, width))
         padded = [
-            F.pad(t, (0, width - w, 0, height - h), value=pad_value)
-            for t, (h, w) in zip(tensors, sizes, strict=True)
+            F.pad(t, (0, width - w, 0, height - h), value=pad_value) for t, (h, w) in zip(tensors, sizes, strict=True)
         ]
         return ImageList(torch.stack(padded), sizes)

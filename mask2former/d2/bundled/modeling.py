@@ -15,9 +15,7 @@ META_ARCH_REGISTRY = Registry("META_ARCH")
 META_ARCH_REGISTRY.__doc__ = "Whole models, called with `obj(cfg)`; each returns an `nn.Module`."
 
 BACKBONE_REGISTRY = Registry("BACKBONE")
-BACKBONE_REGISTRY.__doc__ = (
-    "Backbones, called with `obj(cfg, input_shape: ShapeSpec)`; each returns a `Backbone`."
-)
+BACKBONE_REGISTRY.__doc__ = "Backbones, called with `obj(cfg, input_shape: ShapeSpec)`; each returns a `Backbone`."
 
 SEM_SEG_HEADS_REGISTRY = Registry("SEM_SEG_HEADS")
 SEM_SEG_HEADS_REGISTRY.__doc__ = (
@@ -83,9 +81,7 @@ def build_sem_seg_head(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> nn.Mo
     return SEM_SEG_HEADS_REGISTRY.get(cfg.MODEL.SEM_SEG_HEAD.NAME)(cfg, input_shape)
 
 
-def sem_seg_postprocess(
-    result: Tensor, img_size: tuple[int, int], output_height: int, output_width: int
-) -> Tensor:
+def sem_seg_postprocess(result: Tensor, img_size: tuple[int, int], output_height: int, output_width: int) -> Tensor:
     """Remove the padding of a (C, H, W) map, then resize it bilinearly to (C, output_height, output_width).
 
     `img_size` is the (height, width) of the image within the padded input.

@@ -223,7 +223,7 @@ class RandomCrop(Augmentation):
             crop_height = np.random.randint(min(height, low), min(height, high) + 1)
             crop_width = np.random.randint(min(width, low), min(width, high) + 1)
             return crop_height, crop_width
-        fractions: np.ndarray = np.asarray(self.crop_size, dtype=np.float32)
         if self.crop_type == "relative_range":
-            fractions = fractions + np.random.rand(2) * (1 - fractions)
-        return int(height * float(fractions[0]) + 0.5), int(width * float(fractions[1]) + 0.5)
+            smallest = np.asarray(self.crop_size, dtype=np.float32)
+            first, second = (smallest + np.random.rand(2) * (1 - smallest)).tolist()
+        return int(height * first + 0.5), int(width * second + 0.5)

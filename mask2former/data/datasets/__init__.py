@@ -1,4 +1,4 @@
-"""Registered data sets; importing this registers the built-in ones under $DETECTRON2_DATASETS (./datasets)."""
+"""Registered data sets; importing this registers the built-in ones of $DETECTRON2_DATASETS (./datasets)."""
 
 import os
 

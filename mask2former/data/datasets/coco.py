@@ -178,18 +178,14 @@ def instance_dicts(
     ids = Counter(annotation["id"] for annotation in content["annotations"])
     twice = [key for key, count in ids.items() if count > 1]
     if twice:
-        raise DataError(
-            f"{source}: annotation ids given twice: {_first(twice)}; ids must be unique in the file"
-        )
+        raise DataError(f"{source}: annotation ids given twice: {_first(twice)}; ids must be unique in the file")
     dicts = {key: {**_image_record(images[key], image_root), "annotations": []} for key in sorted(images)}
     for annotation in content["annotations"]:
         where = f"{source}: annotation {annotation['id']} of image {annotation['image_id']}"
         if annotation["image_id"] not in dicts:
             raise DataError(f"{where}: no such image is listed")
         if annotation["category_id"] not in contiguous_ids:
-            raise DataError(
-                f"{where}: unknown category id {annotation['category_id']}; known {_first(contiguous_ids)}"
-            )
+            raise DataError(f"{where}: unknown category id {annotation['category_id']}; known {_first(contiguous_ids)}")
         dicts[annotation["image_id"]]["annotations"].append(
             {
                 "bbox": annotation["bbox"],
@@ -202,17 +198,13 @@ def instance_dicts(
     return list(dicts.values())
 
 
-def _convert_segments(
-    annotation: Mapping[str, Any], source: str, metadata: Mapping[str, Any]
-) -> list[dict[str, Any]]:
+def _convert_segments(annotation: Mapping[str, Any], source: str, metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
     things = metadata["thing_dataset_id_to_contiguous_id"]
     stuff = metadata["stuff_dataset_id_to_contiguous_id"]
     seen = set()
     segments = []
     for segment in annotation["segments_info"]:
-        where = (
-            f"{source}: segment {segment['id']} of image {annotation['image_id']} ({annotation['file_name']})"
-        )
+        where = f"{source}: segment {segment['id']} of image {annotation['image_id']} ({annotation['file_name']})"
         if segment["id"] in seen or not 0 < segment["id"] < 256**3:
             raise DataError(f"{where}: segment ids must be unique in an image and within 1..{256**3 - 1}")
         seen.add(segment["id"])
@@ -278,9 +270,7 @@ def _check_ids(source: str, problem: str, ids: Sequence[Any]) -> None:
 
 def _first(values: Any, count: int = 10) -> str:
     values = list(values)
-    return ", ".join(map(str, values[:count])) + (
-        f" and {len(values) - count} more" if len(values) > count else ""
-    )
+    return ", ".join(map(str, values[:count])) + (f" and {len(values) - count} more" if len(values) > count else "")
 
 
 def register_coco(root: PathLike) -> None:

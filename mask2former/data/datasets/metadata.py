@@ -88,7 +88,5 @@ def _contiguous_ids(categories: Sequence[Category], *, thing: bool) -> dict[int,
 
 def _palette(index: int) -> list[int]:
     """A colour for a class without one; steps by the golden ratio keep neighbours apart in hue."""
-    red_green_blue = colorsys.hsv_to_rgb(
-        index * 0.618034 % 1, 0.85 - 0.25 * (index % 2), 0.95 - 0.15 * (index % 3)
-    )
+    red_green_blue = colorsys.hsv_to_rgb(index * 0.618034 % 1, 0.85 - 0.25 * (index % 2), 0.95 - 0.15 * (index % 3))
     return [round(255 * value) for value in red_green_blue]

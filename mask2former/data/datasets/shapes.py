@@ -103,9 +103,7 @@ def draw_scene(split: str, index: int, size: tuple[int, int] = (128, 160)) -> Sc
     return Scene(image, ids, segments)
 
 
-def _add_segment(
-    ids: np.ndarray, mask: np.ndarray, category_id: int, rng: np.random.Generator
-) -> dict[str, Any]:
+def _add_segment(ids: np.ndarray, mask: np.ndarray, category_id: int, rng: np.random.Generator) -> dict[str, Any]:
     """Writes one segment into `ids` under a fresh random id; returns its COCO record (bbox is x, y, w, h)."""
     taken = set(np.unique(ids).tolist())
     segment_id = 0
@@ -196,9 +194,7 @@ def _folded_edge(r: np.ndarray, angle: np.ndarray, *, tips: int, tip: float, not
 # --- stuff ----------------------------------------------------------------------------
 
 
-def _draw_grounds(
-    rng: np.random.Generator, height: int, width: int
-) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def _draw_grounds(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Fills the image with one to three grounds.
 
     Returns:

@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any, cast
 
 import torch.nn.functional as F
-from fvcore.nn import weight_init
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -58,7 +57,7 @@ def _conv(
         bias=False,
         norm=get_norm(norm, out_channels),
     )
-    weight_init.c2_msra_fill(conv)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return conv
 
 
@@ -245,9 +244,7 @@ class ResNet(Backbone):
         return self
 
 
-def _check_choices(
-    depth: int, stem: str, res2_channels: int, groups: int, out_features: Sequence[str]
-) -> None:
+def _check_choices(depth: int, stem: str, res2_channels: int, groups: int, out_features: Sequence[str]) -> None:
     if depth not in BLOCKS_PER_STAGE:
         raise ValueError(f"MODEL.RESNETS.DEPTH is {depth}; it must be one of {list(BLOCKS_PER_STAGE)}")
     if stem not in STEMS:
@@ -258,9 +255,7 @@ def _check_choices(
             f"MODEL.RESNETS.OUT_FEATURES are {list(out_features)}; they must be one or more of {list(known)}"
         )
     if depth < 50 and res2_channels != 64:
-        raise ValueError(
-            f"MODEL.RESNETS.RES2_OUT_CHANNELS is {res2_channels}; it must be 64 for ResNet-{depth}"
-        )
+        raise ValueError(f"MODEL.RESNETS.RES2_OUT_CHANNELS is {res2_channels}; it must be 64 for ResNet-{depth}")
     if depth < 50 and groups != 1:
         raise ValueError(f"MODEL.RESNETS.NUM_GROUPS is {groups}; it must be 1 for ResNet-{depth}")
 
@@ -308,9 +303,7 @@ def _stage(
             blocks.append(BasicBlock(in_channels, out_channels, stride=stride, norm=norm))
         else:
             blocks.append(
-                BottleneckBlock(
-                    in_channels, out_channels, stride=stride, dilation=dilation, norm=norm, **bottleneck
-                )
+                BottleneckBlock(in_channels, out_channels, stride=stride, dilation=dilation, norm=norm, **bottleneck)
             )
         in_channels, stride = out_channels, 1
     return nn.Sequential(*blocks)
@@ -330,14 +323,15 @@ def _checkpoint_contexts(
 @contextmanager
 def _frozen_statistics(block: nn.Module) -> Iterator[None]:
     """Leave running statistics alone: a recomputed block must not count the same batch twice."""
-    norms = [m for m in block.modules() if isinstance(m, BATCH_NORMS) and m.track_running_stats]
+    norms = [m for m in block.modules() if isinstance(m, BATCH_NORMS)]
+    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, (momentum, count) in zip(norms, kept, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 def _from_config(cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:

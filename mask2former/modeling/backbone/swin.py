@@ -308,9 +308,7 @@ class SwinTransformer(Backbone):
         return self
 
 
-def _adapt_position_embedding(
-    module: SwinTransformer, state_dict: dict[str, Tensor], prefix: str, *_: Any
-) -> None:
+def _adapt_position_embedding(module: SwinTransformer, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
     name = prefix + "absolute_pos_embed"
     own, embedding = module.absolute_pos_embed, state_dict.get(name)
     if own is None or embedding is None:

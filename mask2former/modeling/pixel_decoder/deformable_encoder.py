@@ -40,14 +40,22 @@ class MSDeformAttn(nn.Module):
         steps = torch.arange(1, self.num_points + 1, dtype=torch.float32)
         offsets = directions[:, None, None, :] * steps[None, None, :, None]  # (M, 1, P, 2)
         self.sampling_offsets.bias.copy_(offsets.expand(-1, self.num_levels, -1, -1).flatten())
-        for zero in (self.sampling_offsets.weight, self.attention_weights.weight, self.attention_weights.bias):
+        for zero in (
+            self.sampling_offsets.weight,
+            self.attention_weights.weight,
+            self.attention_weights.bias,
+        ):
             zero.zero_()
         for linear in (self.value_proj, self.output_proj):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
 
     def forward(
-        self, query: Tensor, reference_points: Tensor, value: Tensor, spatial_shapes: Sequence[tuple[int, int]]
+        self,
+        query: Tensor,
+        reference_points: Tensor,
+        value: Tensor,
+        spatial_shapes: Sequence[tuple[int, int]],
     ) -> Tensor:
         """Attend.
 
@@ -183,9 +191,7 @@ class MSDeformAttnTransformerEncoder(nn.Module):
         for layer in self.encoder.layers:
             x = layer(x, position, reference_points, spatial_shapes)
         levels = x.split([h * w for h, w in spatial_shapes], dim=1)
-        return [
-            level.transpose(1, 2).unflatten(2, shape) for level, shape in zip(levels, spatial_shapes, strict=True)
-        ]
+        return [level.transpose(1, 2).unflatten(2, shape) for level, shape in zip(levels, spatial_shapes, strict=True)]
 
 
 def pixel_centres(height: int, width: int, *, device: torch.device | str | None = None) -> Tensor:

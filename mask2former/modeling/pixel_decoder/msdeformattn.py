@@ -117,8 +117,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
     def forward_features(self, features: dict[str, Tensor]) -> PixelDecoderOutput:
         """Decode the backbone's maps, each (B, channels, H/stride, W/stride)."""
         projected = [
-            project(features[name])
-            for name, project in zip(self.transformer_in_features, self.input_proj, strict=True)
+            project(features[name]) for name, project in zip(self.transformer_in_features, self.input_proj, strict=True)
         ]
         maps = self.transformer(projected)
         encoded = maps[0]

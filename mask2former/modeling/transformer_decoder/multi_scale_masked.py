@@ -80,9 +80,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             SelfAttentionLayer(**attention) for _ in range(dec_layers)
         )
         self.transformer_ffn_layers = nn.ModuleList(
-            FFNLayer(
-                embed_dim=hidden_dim, dim_feedforward=dim_feedforward, dropout=dropout, pre_norm=pre_norm
-            )
+            FFNLayer(embed_dim=hidden_dim, dim_feedforward=dim_feedforward, dropout=dropout, pre_norm=pre_norm)
             for _ in range(dec_layers)
         )
         self.decoder_norm = nn.LayerNorm(hidden_dim)

@@ -1,0 +1,166 @@
+"""Writing training checkpoints, and continuing from them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from mask2former.checkpoint.load import load_weights
+from mask2former.checkpoint.reader import CheckpointError, read_checkpoint
+from mask2former.d2 import comm
+
+logger = logging.getLogger(__name__)
+
+LAST = "last_checkpoint"  # as Detectron2 names it: a file with the name of the newest checkpoint
+_NUMBERED = re.compile(r"model_\d+\.pth")
+
+
+class Stateful(Protocol):
+    """What has a state worth keeping: optimiser, schedule, gradient scaler."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as plain data and tensors."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
+        """Take up a state."""
+        ...
+
+
+class Checkpointer:
+    """Keeps the state of a training run in a folder, as `<name>.pth` files that hold nothing but data.
+
+    A file appears whole or not at all. All processes may call all methods; only the main one writes.
+
+    Args:
+        model: the model itself, not wrapped for distributed training.
+        folder: where checkpoints go; made when first needed.
+        keep: how many of the numbered checkpoints (`model_0004999.pth`) stay; None for all.
+        stateful: what is saved and restored beside the model, under these names; None is left out.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        folder: str | os.PathLike[str],
+        *,
+        keep: int | None = None,
+        **stateful: Stateful | None,
+    ) -> None:
+        if keep is not None and keep < 1:
+            raise ValueError(f"keep is {keep}; at least one checkpoint has to stay")
+        self.model = model
+        self.folder = Path(folder)
+        self.keep = keep
+        self.stateful = {name: value for name, value in stateful.items() if value is not None}
+
+    def save(self, name: str, **state: Any) -> Path:
+        """Write `<folder>/<name>.pth`, make it the latest, and return its path.
+
+        Args:
+            name: name without suffix; it replaces an older file of that name.
+            state: plain data or tensors to keep beside the model, such as `iteration=99`.
+        """
+        path = self.folder / f"{name}.pth"
+        if not comm.is_main_process():
+            return path
+        content = {"model": self.model.state_dict()}
+        content |= {key: value.state_dict() for key, value in self.stateful.items()}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _write(path, content | state)
+        _write_text(self.folder / LAST, path.name)
+        self._remove_old()
+        logger.info("Saved checkpoint %s", path)
+        return path
+
+    def latest(self) -> Path | None:
+        """Return the newest checkpoint, or None if the folder has none.
+
+        Raises:
+            CheckpointError: if the folder names a file that is not there.
+        """
+        pointer = self.folder / LAST
+        if not pointer.is_file():
+            return None
+        path = self.folder / pointer.read_text().strip()
+        if not path.is_file():
+            raise CheckpointError(
+                f"{pointer} names {path.name}, which is not in {self.folder}; write the name of another checkpoint "
+                "into it, or delete it to start anew"
+            )
+        return path
+
+    def load(self, path: str | os.PathLike[str]) -> dict[str, Any]:
+        """Restore model and everything else from a checkpoint, and return what `save` was given as `state`.
+
+        Raises:
+            CheckpointError: if the file cannot be read, was made with another configuration, or lacks a part.
+        """
+        content = read_checkpoint(path)
+        absent = [name for name in self.stateful if name not in content]
+        if absent:
+            raise CheckpointError(
+                f"{path} has no {', '.join(absent)}, so training cannot continue from it; "
+                "use it as MODEL.WEIGHTS, without --resume, to start from its weights"
+            )
+        try:
+            self.model.load_state_dict(content.pop("model"))
+            for name, value in self.stateful.items():
+                value.load_state_dict(content.pop(name))
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise CheckpointError(f"{path} was made with another configuration: {error}") from error
+        logger.info("Restored checkpoint %s", path)
+        return content
+
+    def resume_or_load(self, weights: str | os.PathLike[str], *, resume: bool) -> dict[str, Any]:
+        """Restore the latest checkpoint of the folder if `resume` and there is one, else load `weights`.
+
+        Args:
+            weights: see `load_weights`; empty to keep the model as it is.
+            resume: whether to look for a checkpoint.
+
+        Returns:
+            What `save` was given as `state`, or {} if nothing was restored.
+        """
+        latest = self.latest() if resume else None
+        if latest is not None:
+            return self.load(latest)
+        if resume:
+            logger.info("No checkpoint in %s to resume from", self.folder)
+        if os.fspath(weights):
+            load_weights(self.model, weights)
+        else:
+            logger.info("MODEL.WEIGHTS is empty: the model starts from its random initialisation")
+        return {}
+
+    def _remove_old(self) -> None:
+        if self.keep is None:
+            return
+        numbered = sorted(path for path in self.folder.iterdir() if _NUMBERED.fullmatch(path.name))
+        for path in numbered[: -self.keep]:
+            path.unlink()
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    """Save `content` so that `path` holds either the old file or the new one, whatever happens meanwhile."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            torch.save(content, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_text(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)

@@ -1,0 +1,173 @@
+"""Loading weights into a model that may differ from the one they were made with, and saying what happened."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from tabulate import tabulate
+from torch import Tensor, nn
+
+from mask2former.checkpoint.convert import convert_names
+from mask2former.checkpoint.reader import CheckpointError, read_checkpoint
+
+logger = logging.getLogger(__name__)
+
+# Follow from the model's own configuration, or from its classes; what a file says about them is left aside.
+OWN = ("criterion.empty_weight", "pixel_mean", "pixel_std", "relative_position_index")
+# Counts that nothing depends on: taken along, but not missed.
+UNTOLD = ("num_batches_tracked",)
+# One row for each class: begin anew when their number differs.
+CLASS_HEADS = ("class_embed.weight", "class_embed.bias", "predictor.weight", "predictor.bias")
+# One row for each query: those that both have are kept.
+QUERIES = ("query_feat.weight", "query_embed.weight")
+# The modules that hold these resize them while loading.
+POSITIONS = ("relative_position_bias_table", "absolute_pos_embed")
+EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of each tensor of a file and of a model, by name."""
+
+    path: str
+    loaded: tuple[str, ...]
+    """Taken from the file, whole or resized."""
+    renamed: dict[str, str]
+    """Name in the file → name in the model, where they differ."""
+    resized: tuple[str, ...]
+    """Of another size in the file: positions are interpolated, queries cut or completed."""
+    reinitialised: tuple[str, ...]
+    """Class heads for another number of classes: they keep the model's initial values."""
+    missing: tuple[str, ...]
+    """In the model only; they keep their initial values."""
+    unexpected: tuple[str, ...]
+    """In the file only."""
+
+    def table(self) -> str:
+        """Return a table with the count of each outcome, and the parts of the model concerned."""
+        rows = [
+            ("loaded", len(self.loaded), _parts(self.loaded)),
+            ("of these renamed", len(self.renamed), _parts(self.renamed.values())),
+            ("of these resized", len(self.resized), ", ".join(self.resized[:EXAMPLES])),
+            ("re-initialised (classes differ)", len(self.reinitialised), ", ".join(self.reinitialised)),
+            ("missing in the file", len(self.missing), _parts(self.missing)),
+            ("unexpected in the file", len(self.unexpected), _parts(self.unexpected)),
+        ]
+        return tabulate([row for row in rows if row[1]], headers=["weights", "tensors", "where"])
+
+    def log(self) -> None:
+        """Log the table; as a warning if the model keeps initial values or the file was not used up."""
+        complete = not (self.reinitialised or self.missing or self.unexpected)
+        level = logging.INFO if complete else logging.WARNING
+        logger.log(level, "Weights from %s:\n%s", self.path, self.table())
+
+
+def load_weights(model: nn.Module, path: str | os.PathLike[str], *, strict: bool = False) -> LoadReport:
+    """Load weights from `path` (see `read_checkpoint`) into `model`, as far as they fit, and log a report.
+
+    Names are converted (see `convert_names`). With another number of classes the class head begins anew; with
+    another number of queries the common ones are kept; Swin's position tables are resized.
+
+    Args:
+        model: a model, or a part such as a backbone.
+        path: path or address of the file.
+        strict: allow no difference.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        CheckpointError: if the file cannot be read, belongs to another architecture (less than half of some part of
+            the model that the file has weights for is found in it), has a tensor of another shape, or, when
+            `strict`, does not fit exactly.
+    """
+    own = {name: value for name, value in model.state_dict().items() if not name.endswith(OWN)}
+    converted = convert_names(read_checkpoint(path)["model"], own.keys())
+    weights = {name: value for name, value in converted.weights.items() if not name.endswith(OWN)}
+    common = {name: weights[name] for name in own if name in weights}
+    _check_architecture(own.keys(), common.keys(), weights.keys(), path)
+
+    differing = {name for name, value in common.items() if value.shape != own[name].shape}
+    reinitialised = {name for name in differing if _same_rows(name, CLASS_HEADS, common[name], own[name])}
+    queries = {name for name in differing if _same_rows(name, QUERIES, common[name], own[name])}
+    positions = {name for name in differing if name.endswith(POSITIONS)}
+    wrong = differing - reinitialised - queries - positions
+    if wrong:
+        raise CheckpointError(f"{path} does not fit the model: {_shapes(wrong, common, own)}")
+    for name in queries:
+        common[name] = _complete_rows(common[name], own[name])
+    for name in reinitialised:
+        del common[name]
+
+    report = LoadReport(
+        path=os.fspath(path),
+        loaded=tuple(common),
+        renamed={old: new for old, new in converted.renamed.items() if new in common},
+        resized=tuple(sorted(queries | positions)),
+        reinitialised=tuple(sorted(reinitialised)),
+        missing=tuple(name for name in own if name not in weights and not name.endswith(UNTOLD)),
+        unexpected=tuple(name for name in weights if name not in own and not name.endswith(UNTOLD)),
+    )
+    if strict and (report.resized or report.reinitialised or report.missing or report.unexpected):
+        raise CheckpointError(f"{path} does not fit the model exactly:\n{report.table()}")
+    try:
+        model.load_state_dict(common, strict=False)
+    except RuntimeError as error:  # a position table that its module cannot resize
+        raise CheckpointError(f"{path} does not fit the model: {error}") from error
+    report.log()
+    return report
+
+
+def _check_architecture(
+    model: Collection[str], common: Collection[str], file: Collection[str], path: str | os.PathLike[str]
+) -> None:
+    """Refuse a file in which less than half of a part of the model (its backbone, its head) is found."""
+    in_model, in_common = (Counter(name.partition(".")[0] for name in names) for names in (model, common))
+    in_file = {name.partition(".")[0] for name in file}
+    foreign = [part for part in in_model if part in in_file and 2 * in_common[part] < in_model[part]]
+    if foreign or not in_common:
+        only_model = sorted(set(model) - set(common))
+        only_file = sorted(set(file) - set(common))
+        raise CheckpointError(
+            f"{path} belongs to another architecture"
+            f"{f' ({foreign[0]})' if foreign else ''}: "
+            f"the model has {', '.join(_examples(only_model, foreign))}, ...; "
+            f"the file has {', '.join(_examples(only_file, foreign))}, ..."
+        )
+
+
+def _examples(names: list[str], parts: list[str]) -> list[str]:
+    """Return some names from all over the list, of the given parts if there are any."""
+    shown = [name for name in names if name.partition(".")[0] in parts] or names
+    return shown[:: -(-len(shown) // EXAMPLES) or 1]
+
+
+def _same_rows(name: str, endings: tuple[str, ...], ours: Tensor, theirs: Tensor) -> bool:
+    """Tell whether two tensors of this kind differ in the number of rows alone."""
+    return name.endswith(endings) and ours.shape[1:] == theirs.shape[1:]
+
+
+def _complete_rows(stored: Tensor, initial: Tensor) -> Tensor:
+    """Return `initial` (n, C) with its first rows replaced by those of `stored` (m, C)."""
+    completed = initial.detach().clone()
+    count = min(len(stored), len(initial))
+    completed[:count] = stored[:count]
+    return completed
+
+
+def _shapes(names: Iterable[str], stored: dict[str, Tensor], own: dict[str, Tensor]) -> str:
+    listed = sorted(names)
+    text = "; ".join(
+        f"{name} is {tuple(stored[name].shape)} in the file and {tuple(own[name].shape)} in the model"
+        for name in listed[:EXAMPLES]
+    )
+    return text + (f"; and {len(listed) - EXAMPLES} more" if len(listed) > EXAMPLES else "")
+
+
+def _parts(names: Iterable[str]) -> str:
+    """Return the parts of the model that hold the names, two levels deep, with counts."""
+    counts = Counter(".".join(name.split(".")[:2]) for name in names)
+    shown = [f"{part} ({count})" for part, count in counts.most_common(EXAMPLES)]
+    return ", ".join(shown) + (", ..." if len(counts) > EXAMPLES else "")

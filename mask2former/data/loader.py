@@ -1,0 +1,277 @@
+"""From registered data sets to batches, which depend on SEED and iteration and on nothing else.
+
+Training is one infinite stream of *positions*. The image at a position, and the random numbers that augment
+it, are functions of (SEED, position): neither the number of workers nor an interruption changes them.
+"""
+
+import logging
+import pickle
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from mask2former.d2 import comm
+from mask2former.d2.config import CfgNode
+from mask2former.d2.data import DatasetCatalog, MetadataCatalog
+from mask2former.data.images import DataError, UnreadableImageError
+from mask2former.data.mappers import Mapper, build_mapper
+
+logger = logging.getLogger(__name__)
+
+# Keys of the independent random streams that start from one SEED.
+_ORDER, _SAMPLE, _FALLBACK = range(3)
+
+
+def build_train_loader(
+    cfg: CfgNode,
+    *,
+    start_iteration: int = 0,
+    dataset: Sequence[dict[str, Any]] | None = None,
+    mapper: Mapper | None = None,
+) -> DataLoader:
+    """Endless batches of this process, each a list of SOLVER.IMS_PER_BATCH / processes input dicts.
+
+    Args:
+        start_iteration: the iteration that the first batch is for.
+        dataset: dataset dicts instead of those of DATASETS.TRAIN.
+        mapper: instead of the one that INPUT.DATASET_MAPPER_NAME names.
+
+    Raises:
+        ValueError: the batch does not divide among the processes, there are no images, or another sampler
+            than "TrainingSampler" is asked for.
+        DataError: while iterating, for data that contradict themselves, or too many unreadable images.
+    """
+    total, world_size = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
+    if total < 1 or total % world_size:
+        raise ValueError(f"SOLVER.IMS_PER_BATCH is {total}; it must be a multiple of the {world_size} processes")
+    if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
+        raise ValueError(f"DATALOADER.SAMPLER_TRAIN is {cfg.DATALOADER.SAMPLER_TRAIN!r}; there is TrainingSampler")
+    if dataset is None:
+        dataset = load_datasets(cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
+    if len(dataset) == 0:
+        raise ValueError(f"DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)} holds no images")
+    seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+    samples = TrainingDataset(dataset, mapper or build_mapper(cfg, True), seed)
+    sampler = TrainingSampler(
+        len(dataset), seed=seed, start=start_iteration * total, rank=comm.get_rank(), world_size=world_size
+    )
+    return _build_loader(cfg, samples, sampler, total // world_size)
+
+
+def build_test_loader(cfg: CfgNode, dataset_name: str, *, mapper: Mapper | None = None) -> DataLoader:
+    """Batches of one image, this process's share of the data set; an unreadable image is an error."""
+    dataset = load_datasets([dataset_name], filter_empty=False)
+    if not dataset:
+        raise ValueError(f"data set {dataset_name} holds no images")
+    samples = TestDataset(dataset, mapper or build_mapper(cfg, False))
+    sampler = InferenceSampler(len(dataset), rank=comm.get_rank(), world_size=comm.get_world_size())
+    return _build_loader(cfg, samples, sampler, 1)
+
+
+def load_datasets(names: Sequence[str], *, filter_empty: bool) -> list[dict[str, Any]]:
+    """The dataset dicts of all `names`.
+
+    Args:
+        filter_empty: leave out images annotated with nothing but crowds.
+
+    Raises:
+        ValueError: the sets do not have the same classes in the same order.
+    """
+    dicts = [record for name in names for record in DatasetCatalog.get(name)]
+    for key in ("thing_classes", "stuff_classes"):
+        classes = [MetadataCatalog.get(name).get(key) for name in names]
+        if any(other != classes[0] for other in classes):
+            raise ValueError(f"the data sets {', '.join(names)} differ in {key}; one model cannot train on them")
+    if not filter_empty:
+        return dicts
+    kept = [record for record in dicts if _has_objects(record)]
+    if len(kept) < len(dicts):
+        logger.info("Left out %d of %d images without annotations", len(dicts) - len(kept), len(dicts))
+    return kept
+
+
+def _has_objects(record: dict[str, Any]) -> bool:
+    for key in ("annotations", "segments_info"):
+        if key in record:
+            return any(not item.get("iscrowd", 0) for item in record[key])
+    return True
+
+
+def _build_loader(cfg: CfgNode, dataset: Dataset, sampler: Sampler, batch_size: int) -> DataLoader:
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        collate_fn=_as_list,
+        worker_init_fn=_init_worker,
+        pin_memory=torch.device(cfg.MODEL.DEVICE).type == "cuda" and torch.cuda.is_available(),
+        generator=torch.Generator(),  # the global one is for the model's numbers
+    )
+
+
+def _as_list(batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return batch
+
+
+def _init_worker(worker_id: int) -> None:
+    """Workers are the parallelism: threads inside them only get in each other's way."""
+    cv2.setNumThreads(0)
+
+
+class TrainingSampler(Sampler[tuple[int, int]]):
+    """Endless pairs (position, index): epochs of all indices, each shuffled on its own."""
+
+    def __init__(
+        self,
+        size: int,
+        *,
+        seed: int,
+        start: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        shuffle: bool = True,
+    ) -> None:
+        """
+        Args:
+            size: number of images.
+            seed: decides the order; the same in all processes.
+            start: the first position, over all processes.
+            rank: this process; it takes every `world_size`-th position.
+        """
+        if size < 1:
+            raise ValueError(f"a sampler needs images to sample from, not {size}")
+        self.size = size
+        self.seed = seed
+        self.start = start
+        self.rank = rank
+        self.world_size = world_size
+        self.shuffle = shuffle
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        position = self.start + self.rank
+        epoch, order = -1, np.arange(self.size)
+        while True:
+            if self.shuffle and position // self.size != epoch:
+                epoch = position // self.size
+                order = _generator(self.seed, _ORDER, epoch).permutation(self.size)
+            yield position, int(order[position % self.size])
+            position += self.world_size
+
+
+class InferenceSampler(Sampler[int]):
+    """Every index once over all processes; each process has one stretch, with one index more or less."""
+
+    def __init__(self, size: int, *, rank: int = 0, world_size: int = 1) -> None:
+        begin, end = (size * number // world_size for number in (rank, rank + 1))
+        self.indices = range(begin, end)
+
+    def __iter__(self) -> Iterator[int]:
+        yield from self.indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+class TrainingDataset(Dataset[dict[str, Any]]):
+    """Maps the dict at (position, index) under random numbers fixed by (seed, position).
+
+    An image that cannot be read is skipped: it is logged, and another one, fixed by (seed, position), takes
+    its place. When more than 1 % of the images and more than 10 turn out so, or all of them, it is an error.
+    """
+
+    def __init__(self, dicts: Sequence[dict[str, Any]], mapper: Mapper, seed: int) -> None:
+        self.dicts = PackedList(dicts)
+        self.mapper = mapper
+        self.seed = seed
+        self.limit = min(max(10, len(dicts) // 100), len(dicts) - 1)
+        # In shared memory: all workers count the same unreadable images.
+        self.unreadable = torch.zeros(len(dicts), dtype=torch.bool).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.dicts)
+
+    def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
+        position, index = item
+        fallback = _generator(self.seed, _FALLBACK, position)
+        while True:
+            try:
+                with _seeded(self.seed, position):
+                    return self.mapper(self.dicts[index])
+            except UnreadableImageError as error:
+                self._count_unreadable(index, error)
+                index = int(fallback.integers(len(self.dicts)))
+
+    def _count_unreadable(self, index: int, error: UnreadableImageError) -> None:
+        if not self.unreadable[index]:
+            self.unreadable[index] = True
+            logger.warning("Skipped in training, another image takes its place: %s", error)
+        indices = self.unreadable.nonzero().flatten().tolist()
+        if len(indices) > self.limit:
+            names = "\n".join(self.dicts[number]["file_name"] for number in indices)
+            raise DataError(f"{len(indices)} of {len(self.dicts)} images cannot be read:\n{names}") from error
+
+
+class TestDataset(Dataset[dict[str, Any]]):
+    """Maps the dict at an index."""
+
+    __test__ = False  # not a test case of pytest
+
+    def __init__(self, dicts: Sequence[dict[str, Any]], mapper: Mapper) -> None:
+        self.dicts = PackedList(dicts)
+        self.mapper = mapper
+
+    def __len__(self) -> int:
+        return len(self.dicts)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.mapper(self.dicts[index])
+
+
+class PackedList(Sequence[Any]):
+    """Objects pickled into one tensor, which worker processes share; of a list each would make a copy."""
+
+    def __init__(self, items: Sequence[Any]) -> None:
+        packed = [pickle.dumps(item, protocol=pickle.HIGHEST_PROTOCOL) for item in items]
+        self._ends = torch.tensor([len(item) for item in packed], dtype=torch.int64).cumsum(0)
+        self._bytes = torch.frombuffer(bytearray(b"".join(packed) or b"\0"), dtype=torch.uint8)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index: Any) -> Any:
+        """The object at an index >= 0; each call makes a new one."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"{index} is not within 0..{len(self) - 1}")
+        begin = int(self._ends[index - 1]) if index else 0
+        return pickle.loads(self._bytes[begin : int(self._ends[index])].numpy().tobytes())
+
+
+def _seeds(seed: int, stream: int, number: int) -> np.random.SeedSequence:
+    return np.random.SeedSequence(seed, spawn_key=(stream, number))
+
+
+def _generator(seed: int, stream: int, number: int) -> np.random.Generator:
+    return np.random.default_rng(_seeds(seed, stream, number))
+
+
+@contextmanager
+def _seeded(seed: int, position: int) -> Iterator[None]:
+    """Fixes random numbers (of `random`, numpy, torch on the CPU) inside; restores their states after."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    words = _seeds(seed, _SAMPLE, position).generate_state(3)
+    random.seed(int(words[0]))
+    np.random.seed(words[1])
+    torch.default_generator.manual_seed(int(words[2]))  # torch.manual_seed would seed CUDA too
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])

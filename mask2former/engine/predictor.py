@@ -1,0 +1,106 @@
+"""Segmenting one image at a time with a trained model."""
+
+import logging
+from typing import Any
+
+import numpy as np
+import torch
+
+from mask2former.checkpoint import load_weights
+from mask2former.d2.config import CfgNode
+from mask2former.d2.data import DatasetCatalog, Metadata, MetadataCatalog
+from mask2former.d2.modeling import build_model
+from mask2former.d2.structures import Instances
+from mask2former.d2.transforms import AugInput, AugmentationList
+from mask2former.data.augmentation import build_test_augmentation
+from mask2former.data.datasets.metadata import dataset_metadata
+
+logger = logging.getLogger(__name__)
+
+
+class Predictor:
+    """A model with its weights and the preparation of its images, like Detectron2's DefaultPredictor.
+
+    Attributes:
+        metadata: of the first data set of DATASETS.TEST, for drawing; empty when the config names none.
+    """
+
+    def __init__(
+        self,
+        cfg: CfgNode,
+        *,
+        score_threshold: float = 0.0,
+        max_instances: int | None = None,
+        input_format: str = "BGR",
+    ) -> None:
+        """
+        Args:
+            cfg: a complete config; MODEL.WEIGHTS is loaded. It is copied, not changed.
+            score_threshold: instances with a lower score, in 0..1, are dropped.
+            max_instances: at most this many instances, the best ones; TEST.DETECTIONS_PER_IMAGE by default.
+            input_format: channel order of the images that will be given, "BGR" (as OpenCV reads) or "RGB".
+
+        Raises:
+            ValueError: an option is out of range.
+            FileNotFoundError: MODEL.WEIGHTS does not exist.
+        """
+        if not 0 <= score_threshold <= 1:
+            raise ValueError(f"score_threshold must lie in 0..1, not {score_threshold}")
+        if max_instances is not None and max_instances < 1:
+            raise ValueError(f"max_instances must be at least 1, not {max_instances}")
+        for name, value in (("input_format", input_format), ("INPUT.FORMAT", cfg.INPUT.FORMAT)):
+            if value not in ("BGR", "RGB"):
+                raise ValueError(f"{name} must be BGR or RGB, not {value!r}")
+        self.cfg = cfg.clone()
+        self.cfg.defrost()
+        if max_instances is not None:
+            self.cfg.TEST.DETECTIONS_PER_IMAGE = max_instances
+        self.cfg.freeze()
+        self.score_threshold = score_threshold
+        self.max_instances = max_instances
+        for name in cfg.DATASETS.TRAIN[:1]:  # from whose metadata the model knows the things
+            _complete_metadata(name)
+        self.metadata = _complete_metadata(cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else "__unnamed__")
+        self.model = build_model(self.cfg).eval()
+        if cfg.MODEL.WEIGHTS:
+            load_weights(self.model, cfg.MODEL.WEIGHTS)
+        else:
+            logger.warning("MODEL.WEIGHTS is empty: this predictor has random weights")
+        self._augmentation = AugmentationList(build_test_augmentation(self.cfg))
+        self._swap_channels = input_format != cfg.INPUT.FORMAT
+
+    @torch.no_grad()
+    def __call__(self, image: np.ndarray) -> dict[str, Any]:
+        """The model's output for an image uint8 (H, W, 3), at the image's own size.
+
+        `instances`, where the model makes them, are sorted by score.
+
+        Raises:
+            ValueError: not an image of three 8-bit channels.
+        """
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise ValueError(f"expected an image uint8 (H, W, 3), got {image.dtype}{image.shape}")
+        height, width = image.shape[:2]
+        augmented = AugInput(image[:, :, ::-1] if self._swap_channels else image)
+        self._augmentation(augmented)
+        tensor = torch.from_numpy(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))
+        output = self.model([{"image": tensor, "height": height, "width": width}])[0]
+        if "instances" in output:
+            output["instances"] = select_instances(
+                output["instances"], score_threshold=self.score_threshold, max_instances=self.max_instances
+            )
+        return output
+
+
+def select_instances(
+    instances: Instances, *, score_threshold: float = 0.0, max_instances: int | None = None
+) -> Instances:
+    """The instances with at least that score, best first, at most `max_instances`."""
+    order = instances.scores.argsort(descending=True, stable=True)
+    order = order[instances.scores[order] >= score_threshold]
+    return instances[order[:max_instances]]
+
+
+def _complete_metadata(name: str) -> Metadata:
+    """Metadata of a data set. Of one that is not registered, what the caller has set, if anything."""
+    return dataset_metadata(name) if name in DatasetCatalog else MetadataCatalog.get(name)

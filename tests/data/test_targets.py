@@ -1,0 +1,153 @@
+import numpy as np
+import pytest
+import torch
+from pycocotools import mask as mask_api
+
+from mask2former.d2.transforms import CropTransform, HFlipTransform, NoOpTransform, ResizeTransform
+from mask2former.data.images import DataError
+from mask2former.data.targets import (
+    instance_targets,
+    pack_labels,
+    panoptic_targets,
+    semantic_targets,
+    unpack_labels,
+)
+
+IDS = np.array([[5, 5, 0, 9], [5, 7, 7, 9]], dtype=np.int32)
+
+
+def segment(segment_id: int, category: int, iscrowd: int = 0) -> dict[str, int]:
+    return {"id": segment_id, "category_id": category, "iscrowd": iscrowd}
+
+
+SEGMENTS = [segment(9, 2), segment(5, 0), segment(7, 0)]
+
+
+def test_panoptic_segments_become_masks() -> None:
+    classes, masks = panoptic_targets(IDS, SEGMENTS, "x.png").transformed(NoOpTransform(), (2, 4))
+    assert classes.dtype == torch.int64
+    assert masks.dtype == torch.bool
+    assert classes.tolist() == [2, 0, 0]
+    for mask, segment_id in zip(masks, (9, 5, 7), strict=True):
+        assert np.array_equal(mask.numpy(), segment_id == IDS)
+
+
+def test_panoptic_agrees_with_a_comparison_per_segment() -> None:
+    rng = np.random.default_rng(0)
+    numbers = rng.choice(256**3 - 1, 300, replace=False) + 1
+    ids = np.append(numbers, 0)[rng.integers(0, 301, (90, 70))].astype(np.int32)
+    ids.ravel()[:300] = numbers
+    segments = [segment(int(number), int(rng.integers(0, 9))) for number in numbers]
+    targets = panoptic_targets(ids, segments, "x.png")
+    classes, masks = targets.transformed(NoOpTransform(), (90, 70))
+    assert classes.tolist() == [item["category_id"] for item in segments]
+    assert np.array_equal(masks.numpy(), ids == numbers[:, None, None])
+
+
+def test_crowd_and_void_are_no_targets() -> None:
+    segments = [segment(9, 2), segment(5, 0, iscrowd=1), segment(7, 0)]
+    targets = panoptic_targets(IDS, segments, "x.png")
+    classes, masks = targets.transformed(NoOpTransform(), (2, 4))
+    assert classes.tolist() == [2, 0]
+    assert not masks[:, IDS == 5].any()
+    assert not masks[:, IDS == 0].any()
+    assert np.array_equal(unpack_labels(targets.category_map()), [[-1, -1, -1, 2], [-1, 0, 0, 2]])
+
+
+def test_segment_missing_from_the_png() -> None:
+    with pytest.raises(DataError, match=r"x\.png.*no pixel.*\[4, 8\]"):
+        panoptic_targets(IDS, [*SEGMENTS, segment(8, 1), segment(4, 1)], "x.png")
+
+
+def test_png_with_an_undescribed_segment() -> None:
+    with pytest.raises(DataError, match=r"x\.png.*lacks.*\[7\]"):
+        panoptic_targets(IDS, SEGMENTS[:2], "x.png")
+
+
+def test_all_void_image() -> None:
+    targets = panoptic_targets(np.zeros((3, 4), dtype=np.int32), [], "x.png")
+    classes, masks = targets.transformed(HFlipTransform(4), (3, 4))
+    assert classes.shape == (0,)
+    assert classes.dtype == torch.int64
+    assert masks.shape == (0, 3, 4)
+
+
+def test_objects_cropped_away_are_dropped() -> None:
+    classes, masks = panoptic_targets(IDS, SEGMENTS, "x.png").transformed(CropTransform(0, 0, 2, 2), (2, 2))
+    assert classes.tolist() == [0, 0]
+    assert masks.flatten(1).any(dim=1).all()
+
+
+def test_labels_are_resized_to_the_nearest_centre() -> None:
+    targets = panoptic_targets(IDS, SEGMENTS, "x.png")
+    _, masks = targets.transformed(ResizeTransform(2, 4, 6, 12), (6, 12))
+    assert np.array_equal(masks[1].numpy(), np.kron(IDS == 5, np.ones((3, 3), dtype=bool)))
+
+
+@pytest.mark.parametrize("highest", [-1, 0, 254, 255, 846, 70000])
+def test_packing_is_lossless(highest: int) -> None:
+    labels = np.array([[-1, highest], [min(highest, 3), -1]])
+    packed = pack_labels(labels)
+    assert packed.dtype == np.uint8
+    assert packed.ndim == (2 if highest < 255 else 3)
+    assert np.array_equal(unpack_labels(packed), labels)
+
+
+def test_padding_of_packed_labels_is_none() -> None:
+    for packed in (pack_labels(np.array([[3]])), pack_labels(np.array([[300]]))):
+        assert unpack_labels(np.full_like(packed, 255)).tolist() == [[-1]]
+
+
+@pytest.mark.parametrize(("ignore", "dtype"), [(255, np.uint8), (65535, np.uint16)])
+def test_semantic_one_mask_per_class_present(ignore: int, dtype: type) -> None:
+    labels = np.array([[3, 3, ignore], [0, 3, 0]], dtype=dtype).astype(np.int32)
+    targets = semantic_targets(labels, "x.png", ignore_label=ignore, num_classes=4)
+    classes, masks = targets.transformed(NoOpTransform(), (2, 3))
+    assert classes.tolist() == [0, 3]
+    assert np.array_equal(masks.numpy(), np.stack([labels == 0, labels == 3]))
+
+
+def test_semantic_labels_above_255() -> None:
+    labels = np.array([[846, 0], [65535, 300]], dtype=np.int32)
+    targets = semantic_targets(labels, "x.tif", ignore_label=65535, num_classes=847)
+    classes, masks = targets.transformed(HFlipTransform(2), (2, 2))
+    assert classes.tolist() == [0, 300, 846]
+    assert np.array_equal(masks[2].numpy(), [[False, True], [False, False]])
+
+
+@pytest.mark.parametrize("label", [4, 254, -1, -7])
+def test_semantic_label_out_of_range_names_file_and_value(label: int) -> None:
+    with pytest.raises(DataError, match=rf"x\.png: labels \[{label}\].*4 classes.*ignore label 255"):
+        semantic_targets(np.array([[0, label, 255]]), "x.png", num_classes=4)
+
+
+def test_semantic_without_any_label() -> None:
+    targets = semantic_targets(np.full((2, 2), 255), "x.png", num_classes=4)
+    classes, masks = targets.transformed(NoOpTransform(), (2, 2))
+    assert classes.shape == (0,)
+    assert masks.shape == (0, 2, 2)
+
+
+def test_instances_of_polygons_and_run_lengths() -> None:
+    mask = np.zeros((8, 10), dtype=np.uint8)
+    mask[2:5, 1:4] = 1
+    annotations = [
+        {"segmentation": mask_api.encode(np.asfortranarray(mask)), "category_id": 3, "iscrowd": 0},
+        {"segmentation": [[1, 2, 4, 2, 4, 5, 1, 5]], "category_id": 1},
+        {"segmentation": [[0, 0, 9, 0, 9, 7]], "category_id": 2, "iscrowd": 1},
+    ]
+    classes, masks = instance_targets(annotations).transformed(HFlipTransform(10), (8, 10))
+    assert classes.tolist() == [3, 1]
+    assert np.array_equal(masks[0].numpy(), mask[:, ::-1].astype(bool))
+    assert np.array_equal(masks[1].numpy(), mask[:, ::-1].astype(bool))
+
+
+def test_instances_cropped_away_are_dropped() -> None:
+    annotations = [
+        {"segmentation": [[6, 6, 9, 6, 9, 9]], "category_id": 1},
+        {"segmentation": [], "category_id": 1},
+    ]
+    classes, masks = instance_targets(annotations).transformed(CropTransform(0, 0, 4, 4), (4, 4))
+    assert classes.shape == (0,)
+    assert masks.shape == (0, 4, 4)
+    assert len(instance_targets([]).transformed(NoOpTransform(), (4, 4))[0]) == 0

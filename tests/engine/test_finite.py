@@ -1,0 +1,53 @@
+"""Scalars of a step are read in one go, and what is not finite is refused."""
+
+import pytest
+import torch
+from torch import nn
+from torch.amp import GradScaler
+
+from mask2former.engine.finite import MAX_SKIPPED_STEPS, FiniteGuard, NonFiniteError, describe_batch
+
+BATCH = [{"file_name": "a.jpg", "image_id": 3}, {"image": None}]
+GOOD = {
+    "loss_ce": torch.tensor(1.5, requires_grad=True),
+    "loss_mask": torch.tensor(2.0, dtype=torch.bfloat16),
+}
+INF = torch.tensor(float("inf"))
+
+
+def guard(*, scaler=False):
+    return FiniteGuard(nn.Linear(1, 1), GradScaler("cpu", enabled=scaler))
+
+
+def test_values():
+    assert guard().read(0, GOOD, torch.tensor(0.25), BATCH) == {
+        "loss_ce": 1.5,
+        "loss_mask": 2.0,
+        "grad_norm": 0.25,
+    }
+
+
+def test_loss_is_refused_also_under_loss_scaling():
+    with pytest.raises(NonFiniteError, match=r"loss_dice = inf at iteration 4, rank 0, batch: a\.jpg"):
+        guard(scaler=True).read(4, {**GOOD, "loss_dice": INF}, torch.tensor(1.0), BATCH)
+
+
+def test_gradient_is_refused_without_loss_scaling():
+    with pytest.raises(NonFiniteError, match="Gradient is not finite"):
+        guard().read(0, GOOD, INF, BATCH)
+
+
+def test_overflows_pass_under_loss_scaling_until_they_are_too_many():
+    subject = guard(scaler=True)
+    for _ in range(MAX_SKIPPED_STEPS):
+        subject.read(0, GOOD, INF, BATCH)
+    subject.read(0, GOOD, torch.tensor(1.0), BATCH)  # a good step starts the count anew
+    for _ in range(MAX_SKIPPED_STEPS):
+        subject.read(0, GOOD, INF, BATCH)
+    with pytest.raises(NonFiniteError, match="Gradient is not finite"):
+        subject.read(0, GOOD, INF, BATCH)
+
+
+def test_batch_without_names():
+    assert describe_batch(BATCH) == "a.jpg (image_id 3), ? (image_id ?)"
+    assert describe_batch([]) == ""

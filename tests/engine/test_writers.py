@@ -1,0 +1,104 @@
+"""Metrics files: one line per write, continued after a resume without repeated iterations."""
+
+import json
+import logging
+
+from mask2former.d2.events import EventStorage
+from mask2former.engine.writers import JSONWriter, LogWriter, TensorBoardWriter, duration, peak_memory_mib
+
+
+def run(writers, start, end, period=2):
+    with EventStorage(start) as storage:
+        for iteration in range(start, end):
+            storage.put_scalars(total_loss=float(iteration), loss_ce_0=1.0, time=0.5)
+            storage.put_scalar("lr", 1e-4, smoothing_hint=False)
+            if (iteration + 1) % period == 0:
+                for writer in writers:
+                    writer.write(storage)
+            storage.step()
+    for writer in writers:
+        writer.close()
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_json_lines(tmp_path):
+    path = tmp_path / "metrics.json"
+    run([JSONWriter(path)], 0, 4)
+    assert [line["iteration"] for line in read(path)] == [1, 3]
+    assert read(path)[0] == {"iteration": 1, "total_loss": 0.5, "loss_ce_0": 1.0, "lr": 1e-4, "time": 0.5}
+
+
+def test_json_lines_continue_after_resume(tmp_path):
+    path = tmp_path / "metrics.json"
+    run([JSONWriter(path)], 0, 6)
+    with path.open("a") as file:
+        file.write('{"iteration": 7, "total')  # the interrupted run died while writing
+    run([JSONWriter(path, start_iter=4)], 4, 8)
+    assert [line["iteration"] for line in read(path)] == [1, 3, 5, 7]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_new_run_keeps_the_file_of_an_earlier_one(tmp_path):
+    path = tmp_path / "metrics.json"
+    run([JSONWriter(path)], 0, 6)
+    run([JSONWriter(path)], 0, 2)
+    assert [line["iteration"] for line in read(path)] == [1]
+    assert [line["iteration"] for line in read(tmp_path / "metrics.json.old")] == [1, 3, 5]
+
+
+def test_json_has_null_for_what_is_not_finite(tmp_path):
+    writer = JSONWriter(tmp_path / "metrics.json")
+    with EventStorage(0) as storage:
+        storage.put_scalar("segm/AP", float("nan"), smoothing_hint=False)
+        writer.write(storage)
+    writer.close()
+    assert read(tmp_path / "metrics.json") == [{"iteration": 0, "segm/AP": None}]
+
+
+def test_scalars_of_another_iteration_get_their_own_line(tmp_path):
+    writer = JSONWriter(tmp_path / "metrics.json")
+    with EventStorage(3) as storage:
+        storage.put_scalar("panoptic_seg/PQ", 50.0, smoothing_hint=False)
+        storage.step()
+        storage.put_scalar("total_loss", 1.0)
+        writer.write(storage)
+        writer.write(storage)  # nothing new: no line
+    writer.close()
+    assert read(tmp_path / "metrics.json") == [
+        {"iteration": 3, "panoptic_seg/PQ": 50.0},
+        {"iteration": 4, "total_loss": 1.0},
+    ]
+
+
+def test_tensorboard(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run([TensorBoardWriter(tmp_path)], 0, 6)
+    run([TensorBoardWriter(tmp_path, start_iter=4)], 4, 8)
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert [event.step for event in events.Scalars("total_loss")] == [1, 3, 5, 7]
+
+
+def test_log_line(caplog):
+    with caplog.at_level(logging.INFO):
+        run([LogWriter(max_iter=10)], 0, 4, period=4)
+    assert "iter 4/10  eta 0:00:03  total_loss 1.5" in caplog.text
+    assert "time 0.500" in caplog.text
+    assert "lr 0.0001" in caplog.text
+    assert "max_mem" in caplog.text
+    assert "loss_ce_0" not in caplog.text
+
+
+def test_log_line_without_steps_is_silent(caplog):
+    with caplog.at_level(logging.INFO):
+        LogWriter(max_iter=10).write(EventStorage(0))
+    assert caplog.text == ""
+
+
+def test_duration_and_memory():
+    assert duration(3661.4) == "1:01:01"
+    assert duration(90000) == "1 day, 1:00:00"
+    assert 10 < peak_memory_mib() < 10**6

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from mask2former.d2.layers import ShapeSpec
+from mask2former.modeling.pixel_decoder import MSDeformAttnPixelDecoder
+from mask2former.modeling.pixel_decoder.deformable_encoder import MSDeformAttn, pixel_centres
+
+SHAPES = {f"res{i}": ShapeSpec(channels=8 * i, stride=2**i) for i in range(2, 6)}
+
+
+def decoder(**changes: object) -> MSDeformAttnPixelDecoder:
+    torch.manual_seed(0)
+    settings = {
+        "transformer_in_features": ["res3", "res4", "res5"],
+        "transformer_dropout": 0.0,
+        "transformer_nheads": 4,
+        "transformer_dim_feedforward": 16,
+        "transformer_enc_layers": 1,
+        "transformer_num_points": 2,
+        "conv_dim": 32,
+        "mask_dim": 12,
+        "norm": "GN",
+        "common_stride": 4,
+        **changes,
+    }
+    return MSDeformAttnPixelDecoder(SHAPES, **settings)
+
+
+def features(height: int = 64, width: int = 96, batch: int = 2) -> dict[str, Tensor]:
+    return {
+        name: torch.randn(batch, spec.channels, math.ceil(height / spec.stride), math.ceil(width / spec.stride))
+        for name, spec in SHAPES.items()
+    }
+
+
+def test_gives_mask_features_and_three_maps_lowest_resolution_first() -> None:
+    mask_features, encoded, maps = decoder().forward_features(features())
+    assert mask_features.shape == (2, 12, 16, 24)
+    assert [tuple(m.shape) for m in maps] == [(2, 32, 2, 3), (2, 32, 4, 6), (2, 32, 8, 12)]
+    assert encoded is maps[0]
+
+
+def test_odd_sizes_and_one_pixel_levels_work() -> None:
+    mask_features, _, maps = decoder().forward_features(features(31, 33))
+    assert mask_features.shape[-2:] == (8, 9)
+    assert maps[0].shape[-2:] == (1, 2)
+
+
+def test_a_coarser_common_stride_needs_no_fpn_and_a_finer_set_of_levels_none_either() -> None:
+    assert decoder(common_stride=8).forward_features(features())[0].shape[-2:] == (8, 12)
+    every = decoder(transformer_in_features=["res2", "res3", "res4", "res5"])
+    mask_features, _, maps = every.forward_features(features())
+    assert every.fpn_features == []
+    assert mask_features.shape[-2:] == (16, 24)
+    assert len(maps) == 3
+
+
+def test_a_fpn_without_norm_has_biases() -> None:
+    names = dict(decoder(norm="").named_parameters())
+    assert "adapter_1.bias" in names
+    assert "adapter_1.norm.weight" not in names
+
+
+def test_missing_features_are_named() -> None:
+    with pytest.raises(ValueError, match=r"IN_FEATURES must name at least 3 of .*res7"):
+        decoder(transformer_in_features=["res3", "res4", "res7"])
+    with pytest.raises(ValueError, match="at least 3"):
+        decoder(transformer_in_features=["res4", "res5"])
+
+
+def test_offsets_start_on_a_star_around_the_query() -> None:
+    attention = MSDeformAttn(embed_dim=32, num_heads=4, num_levels=3, num_points=2)
+    offsets = attention.sampling_offsets.bias.view(4, 3, 2, 2)
+    star = torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]])
+    for level in range(3):
+        for point in range(2):
+            torch.testing.assert_close(offsets[:, level, point], star * (point + 1), atol=1e-6, rtol=0)
+    assert not attention.sampling_offsets.weight.any()
+    assert not attention.attention_weights.weight.any()
+    assert attention.value_proj.weight.any()
+
+
+def test_pixel_centres_are_x_and_y_row_by_row() -> None:
+    torch.testing.assert_close(
+        pixel_centres(2, 3)[[0, 1, 3]], torch.tensor([[1 / 6, 0.25], [0.5, 0.25], [1 / 6, 0.75]])
+    )

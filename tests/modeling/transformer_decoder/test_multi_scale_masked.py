@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from mask2former.modeling.transformer_decoder import MultiScaleMaskedTransformerDecoder
+from mask2former.modeling.transformer_decoder.multi_scale_masked import attention_mask
+
+
+def decoder(**changes: object) -> MultiScaleMaskedTransformerDecoder:
+    torch.manual_seed(0)
+    settings = {
+        "num_classes": 4,
+        "hidden_dim": 16,
+        "num_queries": 5,
+        "nheads": 2,
+        "dim_feedforward": 8,
+        "dec_layers": 4,
+        "dropout": 0.0,
+        "pre_norm": False,
+        "mask_dim": 12,
+        "enforce_input_project": False,
+        **changes,
+    }
+    return MultiScaleMaskedTransformerDecoder(
+        changes.pop("in_channels", 16),
+        **{  # type: ignore[arg-type]
+            key: value for key, value in settings.items() if key != "in_channels"
+        },
+    )
+
+
+def maps(channels: int = 16) -> tuple[list[Tensor], Tensor]:
+    torch.manual_seed(1)
+    levels = [torch.randn(2, channels, 2 * 2**i, 3 * 2**i) for i in range(3)]
+    return levels, torch.randn(2, 12, 16, 24)
+
+
+def test_every_layer_and_the_learned_queries_predict() -> None:
+    outputs = decoder()(*maps())
+    predictions = [*outputs["aux_outputs"], outputs]
+    assert len(predictions) == 5
+    for prediction in predictions:
+        assert prediction["pred_logits"].shape == (2, 5, 5)
+        assert prediction["pred_masks"].shape == (2, 5, 16, 24)
+    # before the first layer, queries have seen no image
+    assert torch.equal(outputs["aux_outputs"][0]["pred_logits"][0], outputs["aux_outputs"][0]["pred_logits"][1])
+
+
+def test_layers_read_the_levels_in_turn() -> None:
+    model = decoder()
+    sizes = []
+    for layer in model.transformer_cross_attention_layers:
+        layer.register_forward_hook(lambda _module, inputs, _output: sizes.append(inputs[2].shape[1]))
+    model(*maps())
+    assert sizes == [6, 24, 96, 6]
+
+
+def test_masked_positions_are_not_looked_at() -> None:
+    model = decoder(dec_layers=1)
+    levels, mask_features = maps()
+    first = model(levels, mask_features)
+    open_ = attention_mask(first["aux_outputs"][0]["pred_masks"], (2, 3))[0, 0]
+    blocked = next(int(k) for k in range(6) if 0 < open_[:, k].sum() < 5)  # some queries look there, some not
+    query, looking = int(open_[:, blocked].int().argmin()), int(open_[:, blocked].int().argmax())
+    levels[0][0].flatten(1)[:, blocked] += 100.0
+    cross = []
+    model.transformer_cross_attention_layers[0].register_forward_hook(lambda *args: cross.append(args[2]))
+    model(levels, mask_features)
+    changed = cross[0][0]
+    levels[0][0].flatten(1)[:, blocked] -= 100.0
+    model(levels, mask_features)
+    torch.testing.assert_close(changed[query], cross[1][0][query])
+    assert not torch.allclose(changed[looking], cross[1][0][looking])
+
+
+def test_attention_mask_opens_what_the_query_covers_and_everything_when_empty() -> None:
+    logits = torch.full((1, 3, 8, 8), -4.0)
+    logits[0, 0, :, :4] = 4
+    logits[0, 1, 3, 3] = 4  # vanishes when resized
+    mask = attention_mask(logits.requires_grad_(), (2, 2))
+    assert mask.shape == (1, 1, 3, 4)
+    assert mask[0, 0].tolist() == [[True, False, True, False], [True] * 4, [True] * 4]
+    assert not mask.requires_grad
+
+
+def test_projection_exists_where_channels_differ_or_it_is_enforced() -> None:
+    def projections(**changes: object) -> list[str]:
+        return [name for name, _ in decoder(**changes).named_parameters() if name.startswith("input_proj")]
+
+    assert projections() == []
+    assert len(projections(enforce_input_project=True)) == 6
+    assert len(projections(in_channels=20)) == 6
+    assert decoder(in_channels=20)(*maps(20))["pred_masks"].shape == (2, 5, 16, 24)
+
+
+def test_no_layers_leave_the_prediction_of_the_learned_queries() -> None:
+    outputs = decoder(dec_layers=0)(*maps())
+    assert outputs["aux_outputs"] == []
+
+
+def test_pre_norm_and_dropout_train() -> None:
+    outputs = decoder(pre_norm=True, dropout=0.3)(*maps())
+    assert outputs["pred_masks"].isfinite().all()
+    outputs["pred_masks"].sum().backward()
+
+
+def test_impossible_settings_are_named() -> None:
+    with pytest.raises(ValueError, match="DEC_LAYERS"):
+        decoder(dec_layers=-1)
+    model, (levels, mask_features) = decoder(), maps()
+    with pytest.raises(ValueError, match="reads 3 feature maps, not 2"):
+        model(levels[:2], mask_features)

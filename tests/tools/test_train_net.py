@@ -1,0 +1,162 @@
+"""The training tool on the synthetic set with a small Mask2Former: train, resume, evaluate, several processes."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from mask2former.checkpoint import CheckpointError
+from mask2former.d2.data import DatasetCatalog, MetadataCatalog
+from mask2former.data.datasets import register_coco_panoptic
+from mask2former.data.datasets.shapes import CATEGORIES, write_split
+from mask2former.engine.setup import default_argument_parser
+from tests.helpers.models import small_cfg
+from tests.helpers.training import restored_logging
+from tools.train_net import main
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A synthetic set of 6 + 2 images, and a config file of a small model for it."""
+    root = tmp_path_factory.mktemp("train_net")
+    shapes = root / "shapes"
+    for split, count in (("train", 6), ("val", 2)):
+        list(write_split(shapes, split, count, size=(64, 64)))
+        register_coco_panoptic(
+            f"tool_{split}",
+            image_root=shapes / f"{split}2017",
+            panoptic_root=shapes / f"panoptic_{split}2017",
+            panoptic_json=shapes / "annotations" / f"panoptic_{split}2017.json",
+            categories=CATEGORIES,
+        )
+    cfg = small_cfg(
+        DATASETS__TRAIN=("tool_train",),
+        DATASETS__TEST=("tool_val",),
+        MODEL__SEM_SEG_HEAD__NUM_CLASSES=len(CATEGORIES),
+        INPUT__DATASET_MAPPER_NAME="coco_panoptic_lsj",
+        INPUT__IMAGE_SIZE=64,
+        INPUT__MIN_SIZE_TEST=64,
+        DATALOADER__NUM_WORKERS=0,
+        SOLVER__IMS_PER_BATCH=2,
+        SOLVER__MAX_ITER=4,
+        SOLVER__STEPS=(3,),
+        SOLVER__CHECKPOINT_PERIOD=2,
+        SEED=5,
+    )
+    (root / "config.yaml").write_text(cfg.dump())
+    yield root
+    for split in ("train", "val"):
+        DatasetCatalog.remove(f"tool_{split}")
+        MetadataCatalog.remove(f"tool_{split}")
+
+
+def run(folder, output, *arguments, flags=()):
+    parser = default_argument_parser()
+    options = ["--config-file", str(folder / "config.yaml"), *flags, "OUTPUT_DIR", str(output), *arguments]
+    with restored_logging():
+        main(parser.parse_args(options))
+
+
+def last_metrics(output):
+    return json.loads((output / "metrics.json").read_text().splitlines()[-1])
+
+
+def weights(output, name="model_final"):
+    return torch.load(output / f"{name}.pth", weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def trained(folder):
+    output = folder / "trained"
+    run(folder, output)
+    return output
+
+
+def test_trains_and_evaluates(trained):
+    metrics = last_metrics(trained)
+    assert metrics["iteration"] == 3
+    assert math.isfinite(metrics["total_loss"])
+    for key in ("panoptic_seg/PQ", "segm/AP", "sem_seg/mIoU"):
+        assert 0 <= metrics[key] <= 100
+    assert {"config.yaml", "log.txt", "model_0000001.pth", "model_final.pth"} <= {p.name for p in trained.iterdir()}
+    assert "PQ" in (trained / "log.txt").read_text()
+
+
+def test_resumed_run_with_other_workers_is_the_same_to_the_last_bit(folder, trained):
+    output = folder / "resumed"
+    output.mkdir()
+    (output / "model_0000001.pth").write_bytes((trained / "model_0000001.pth").read_bytes())
+    (output / "last_checkpoint").write_text("model_0000001.pth")
+    run(folder, output, "DATALOADER.NUM_WORKERS", "2", flags=["--resume"])
+    straight, resumed = weights(trained), weights(output)
+    assert straight["iteration"] == resumed["iteration"] == 3
+    for name, value in straight["model"].items():
+        assert torch.equal(value, resumed["model"][name]), name
+    states = [state["optimizer"]["state"] for state in (straight, resumed)]
+    for key, state in states[0].items():
+        for name, value in state.items():
+            assert torch.equal(value, states[1][key][name])
+    assert straight["scheduler"] == resumed["scheduler"]
+
+
+def test_eval_only_scores_the_saved_weights(folder, trained):
+    output = folder / "evaluated"
+    run(folder, output, "MODEL.WEIGHTS", str(trained / "model_final.pth"), flags=["--eval-only"])
+    assert not list(output.glob("*.pth"))
+    saved = json.loads((output / "inference" / "tool_val" / "panoptic_predictions.json").read_text())
+    during = json.loads((trained / "inference" / "tool_val" / "panoptic_predictions.json").read_text())
+    assert saved == during
+
+
+def test_checkpoint_of_another_architecture_is_refused(folder, trained):
+    with pytest.raises(CheckpointError, match=r"model_final\.pth"):
+        run(folder, folder / "other", "MODEL.WEIGHTS", str(trained / "model_final.pth"), *SWIN)
+    other = folder / "other_resumed"
+    other.mkdir()
+    (other / "model_final.pth").write_bytes((trained / "model_final.pth").read_bytes())
+    (other / "last_checkpoint").write_text("model_final.pth")
+    with pytest.raises(CheckpointError, match=r"model_final\.pth was made with another configuration"):
+        run(folder, other, *SWIN, flags=["--resume"])
+
+
+SWIN = (
+    *("MODEL.BACKBONE.NAME", "D2SwinTransformer", "MODEL.SWIN.EMBED_DIM", "12"),
+    *("MODEL.SWIN.DEPTHS", "[1, 1, 1, 1]", "MODEL.SWIN.NUM_HEADS", "[1, 1, 1, 1]"),
+)
+
+
+def test_misspelt_key_is_named(folder):
+    with pytest.raises(KeyError, match=r"SOLVER\.BASE_LRR.*did you mean SOLVER\.BASE_LR"):
+        run(folder, folder / "misspelt", "SOLVER.BASE_LRR", "0.1")
+
+
+@pytest.mark.skipif(not dist.is_gloo_available(), reason="PyTorch was built without gloo")
+def test_two_processes_under_torchrun(folder):
+    output = folder / "two"
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+        *("tools/train_net.py", "--config-file", str(folder / "config.yaml"), "OUTPUT_DIR", str(output)),
+        *("DATASETS.TRAIN", "('shapes_train',)", "DATASETS.TEST", "('shapes_val',)", "SOLVER.MAX_ITER", "2"),
+    ]
+    environment = {
+        **os.environ,
+        "DETECTRON2_DATASETS": str(folder),
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    metrics = last_metrics(output)
+    assert metrics["iteration"] == 1
+    assert 0 <= metrics["panoptic_seg/PQ"] <= 100
+    assert (output / "log.txt.rank1").is_file()
+    assert (output / "model_final.pth").is_file()
