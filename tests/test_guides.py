@@ -29,9 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    "guide", ["README.md", "CONTRIBUTING.md", "docs/components.md", "docs/custom_dataset.md"]
-)
+@pytest.mark.parametrize("guide", ["README.md", "CONTRIBUTING.md", "docs/components.md", "docs/custom_dataset.md"])
 def test_code_of_guide(guide: str, folder: Path) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / guide).read_text(encoding="utf-8"), re.M | re.S)
     assert blocks

@@ -69,6 +69,27 @@ class MLP(nn.Module):
         return self.layers[-1](x)
 
 
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al., ECCV 2016): in training, drop a residual branch for some images of a batch.
+
+    Importing timm or torchvision for it would take longer than all of this package.
+
+    Args:
+        probability: of dropping; what is kept is scaled by 1 / (1 - probability).
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, ...) to the same shape."""
+        if not self.training or self.probability == 0:
+            return x
+        keep = 1 - self.probability
+        return x * x.new_empty(len(x), *[1] * (x.ndim - 1)).bernoulli_(keep).div_(keep)
+
+
 def c2_xavier_fill(conv: nn.Conv2d) -> None:
     """Initialise a convolution as Caffe2's XavierFill does: uniform, variance 1 / fan-in; zero bias."""
     nn.init.kaiming_uniform_(conv.weight, a=1)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from mask2former.modeling.layers import MLP, MultiheadAttention, c2_xavier_fill
+from mask2former.modeling.layers import MLP, DropPath, MultiheadAttention, c2_xavier_fill
 
 
 def test_attention_equals_torch_multihead_attention() -> None:
@@ -46,3 +46,13 @@ def test_c2_xavier_fill_has_variance_one_over_fan_in() -> None:
     assert conv.weight.abs().max().item() <= (3 / fan_in) ** 0.5 + 1e-6
     assert conv.bias is not None
     assert not conv.bias.any()
+
+
+def test_drop_path_drops_whole_images_and_keeps_the_mean() -> None:
+    torch.manual_seed(0)
+    drop, x = DropPath(0.25), torch.ones(4000, 2, 3)
+    dropped = drop(x)
+    assert dropped.unique().tolist() == pytest.approx([0, 1 / 0.75])
+    assert (dropped.flatten(1).amax(dim=1) == dropped.flatten(1).amin(dim=1)).all()
+    assert dropped.mean().item() == pytest.approx(1, abs=0.05)
+    assert drop.eval()(x) is x

@@ -11,7 +11,6 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -20,11 +19,13 @@ from mask2former.d2.layers import ShapeSpec
 from mask2former.d2.modeling import BACKBONE_REGISTRY, Backbone
 from mask2former.modeling.backbone.window_attention import (
     INIT_STD,
+    Mlp,
     WindowAttention,
     from_windows,
     shifted_window_mask,
     to_windows,
 )
+from mask2former.modeling.layers import DropPath
 
 STAGES = ("res2", "res3", "res4", "res5")
 

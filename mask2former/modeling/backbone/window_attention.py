@@ -112,3 +112,17 @@ def _adapt_window_size(module: WindowAttention, state_dict: dict[str, Tensor], p
         state_dict[prefix + "relative_position_bias_table"] = resize_bias_table(table, len(own))
         # The index belongs to the window size of this model.
         state_dict[prefix + "relative_position_index"] = module.get_buffer("relative_position_index")
+
+
+class Mlp(nn.Module):
+    """Two linear layers with GELU between them; dropout after each."""
+
+    def __init__(self, dim: int, hidden_dim: int, *, drop: float = 0.0) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.drop = nn.Dropout(drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., dim) to the same shape."""
+        return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))

@@ -151,7 +151,7 @@ def test_initialisation():
     for weight in (block.attn.qkv.weight, block.mlp.fc1.weight, block.attn.relative_position_bias_table):
         assert weight.detach().std() == pytest.approx(0.02, rel=0.15)
     assert not block.attn.qkv.bias.any()
-    rates = [getattr(b.drop_path, "drop_prob", 0.0) for layer in model.layers for b in layer.blocks]
+    rates = [getattr(b.drop_path, "probability", 0.0) for layer in model.layers for b in layer.blocks]
     assert rates == pytest.approx([0.3 * i / 7 for i in range(8)])
 
 
