@@ -35,6 +35,8 @@ CONFIG = REPOSITORY / "configs" / "quickstart" / "panoptic.yaml"
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("output/quickstart"), help="folder to write (%(default)s)")
+    parser.add_argument("--train", type=int, default=800, help="training images to draw (%(default)s)")
+    parser.add_argument("--val", type=int, default=100, help="validation images to draw (%(default)s)")
     parser.add_argument("--pictures", type=int, default=12, help="validation images in the sheet (%(default)s)")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="pairs KEY VALUE that override the config")
     return parser.parse_args()
@@ -83,7 +85,8 @@ def write_picture(path: Path, picture: np.ndarray) -> None:
 def main() -> None:
     start = time.perf_counter()
     args = parse_args()
-    subprocess.run([sys.executable, str(REPOSITORY / "datasets" / "make_shapes.py")], check=True)
+    make_shapes = [sys.executable, str(REPOSITORY / "datasets" / "make_shapes.py")]
+    subprocess.run([*make_shapes, "--train", str(args.train), "--val", str(args.val)], check=True)
     train_dir = args.output / "train"
     arguments = ["--config-file", str(CONFIG), "OUTPUT_DIR", str(train_dir), *args.opts]
     cfg = setup(default_argument_parser().parse_args(arguments))
