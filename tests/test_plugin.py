@@ -19,7 +19,7 @@ from tests.helpers.models import example, small_cfg, total
 
 
 @BACKBONE_REGISTRY.register()
-class PluginBackbone(Backbone):
+class ExternalBackbone(Backbone):
     """Strided convolutions, one per feature."""
 
     def __init__(self, cfg: CfgNode, input_shape: ShapeSpec) -> None:
@@ -39,7 +39,7 @@ class PluginBackbone(Backbone):
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
-class PluginPixelDecoder(nn.Module):
+class ExternalPixelDecoder(nn.Module):
     """One convolution per map; returns a plain tuple, as decoders written for the published code do."""
 
     def __init__(self, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> None:
@@ -56,7 +56,7 @@ class PluginPixelDecoder(nn.Module):
 
 
 @META_ARCH_REGISTRY.register()
-class PluginArchitecture(MaskFormer):
+class ExternalArchitecture(MaskFormer):
     """Counts its steps."""
 
     steps = 0
@@ -68,9 +68,9 @@ class PluginArchitecture(MaskFormer):
 
 def test_registered_components_are_built_and_trained() -> None:
     cfg = small_cfg(
-        MODEL__META_ARCHITECTURE="PluginArchitecture",
-        MODEL__BACKBONE__NAME="PluginBackbone",
-        MODEL__SEM_SEG_HEAD__PIXEL_DECODER_NAME="PluginPixelDecoder",
+        MODEL__META_ARCHITECTURE="ExternalArchitecture",
+        MODEL__BACKBONE__NAME="ExternalBackbone",
+        MODEL__SEM_SEG_HEAD__PIXEL_DECODER_NAME="ExternalPixelDecoder",
     )
     torch.manual_seed(0)
     model = build_model(cfg)
@@ -82,6 +82,6 @@ def test_registered_components_are_built_and_trained() -> None:
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert type(model).__name__ == "PluginArchitecture"
+    assert type(model).__name__ == "ExternalArchitecture"
     assert model.steps == 3
     assert losses[-1] < losses[0]

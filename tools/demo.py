@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from mask2former import get_cfg
 from mask2former.d2.config import CfgNode
 from mask2former.d2.data import Metadata
 from mask2former.data.images import DataError, read_image, write_atomic
@@ -85,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def configure(args: argparse.Namespace) -> CfgNode:
     """The config with only the output turned on that will be drawn."""
-    cfg = load_cfg(args.config_file, args.opts).clone()
+    cfg = load_cfg(get_cfg(), args.config_file, args.opts).clone()
     cfg.defrost()
     if args.weights:
         cfg.MODEL.WEIGHTS = args.weights

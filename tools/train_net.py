@@ -9,6 +9,7 @@ Examples:
 
 import argparse
 
+from mask2former import get_cfg
 from mask2former.checkpoint import Checkpointer
 from mask2former.engine.checks import check_setup
 from mask2former.engine.launch import launch
@@ -18,7 +19,7 @@ from mask2former.engine.trainer import Trainer
 
 def main(args: argparse.Namespace) -> None:
     """Run in every process."""
-    cfg = setup(args)
+    cfg = setup(args, get_cfg())
     if args.eval_only:
         check_setup(cfg, eval_only=True)
         model = Trainer.build_model(cfg)

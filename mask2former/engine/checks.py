@@ -118,8 +118,8 @@ def check_train_datasets(cfg: CfgNode, *, check_classes: bool = True) -> None:
             check_categories(name, dicts, kind, num_classes)
         check_files(name, dicts, keys=("file_name", kind) if kind != _INSTANCE else ("file_name",))
         if check_classes and kind == _SEMANTIC:
-            ignore_label = MetadataCatalog.get(name).get("ignore_label", 255)
-            check_label_maps(dicts, num_classes, ignore_label=ignore_label)
+            check_ignore_label(name, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)
+            check_label_maps(dicts, num_classes, ignore_label=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)
 
 
 def check_test_datasets(cfg: CfgNode, *, check_classes: bool = True) -> None:
@@ -170,6 +170,16 @@ def check_class_count(name: str, class_list: str, num_classes: int) -> None:
         f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {num_classes}, but data set {name!r} has {len(classes)} classes "
         f"({shown}). Set MODEL.SEM_SEG_HEAD.NUM_CLASSES to {len(classes)}."
     )
+
+
+def check_ignore_label(name: str, ignore_value: int) -> None:
+    """Check MODEL.SEM_SEG_HEAD.IGNORE_VALUE against the label that a data set's metadata says to ignore."""
+    ignore_label = MetadataCatalog.get(name).get("ignore_label", 255)
+    if ignore_label != ignore_value:
+        raise SetupError(
+            f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {ignore_value}, but data set {name!r} marks pixels to ignore with "
+            f"{ignore_label}. Set MODEL.SEM_SEG_HEAD.IGNORE_VALUE to {ignore_label}."
+        )
 
 
 def check_categories(name: str, dicts: DatasetDicts, kind: str, num_classes: int) -> None:

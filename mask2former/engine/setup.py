@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 
 from mask2former import d2
-from mask2former.config import get_cfg
 from mask2former.d2 import comm
 from mask2former.d2.config import CfgNode
 from mask2former.d2.config_file import merge_config_file, merge_key_values
@@ -48,8 +47,12 @@ def default_argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def setup(args: argparse.Namespace) -> CfgNode:
+def setup(args: argparse.Namespace, cfg: CfgNode) -> CfgNode:
     """Read the config, make OUTPUT_DIR with `config.yaml` in it, start logging; called in every process.
+
+    Args:
+        args: of `default_argument_parser`.
+        cfg: all keys at their defaults, as from `mask2former.get_cfg`.
 
     Returns:
         The frozen config.
@@ -57,7 +60,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     Raises:
         FileNotFoundError, KeyError, ValueError: the config file or an option is wrong; the text names it.
     """
-    cfg = load_cfg(args.config_file, args.opts)
+    cfg = load_cfg(cfg, args.config_file, args.opts)
     output_dir = Path(cfg.OUTPUT_DIR)
     if comm.is_main_process():
         output_dir.mkdir(parents=True, exist_ok=True)
@@ -71,13 +74,13 @@ def setup(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-def load_cfg(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
-    """The defaults, overridden by a file ("" for none) and by `KEY, VALUE, ...`; frozen, for this machine.
+def load_cfg(cfg: CfgNode, config_file: str = "", opts: Sequence[str] = ()) -> CfgNode:
+    """A copy of `cfg`, overridden by a file ("" for none) and by `KEY, VALUE, ...`; frozen, for this machine.
 
     Raises:
         FileNotFoundError, KeyError, ValueError: see `merge_config_file` and `merge_key_values`.
     """
-    cfg = get_cfg()
+    cfg = cfg.clone()
     if config_file:
         merge_config_file(cfg, config_file)
     # Detectron2's tools accept a leading "--" before the pairs

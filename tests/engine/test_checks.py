@@ -11,6 +11,7 @@ from mask2former.d2.data import DatasetCatalog, MetadataCatalog
 from mask2former.engine.checks import (
     SetupError,
     check_files,
+    check_ignore_label,
     check_label_maps,
     check_machine,
     check_mapper,
@@ -259,3 +260,11 @@ def test_model_without_output(cfg, register, panoptic_dicts):
         cfg.MODEL.MASK_FORMER.TEST[switch] = False
     with pytest.raises(SetupError, match="would output nothing"):
         check_setup(cfg)
+
+
+def test_ignore_label_of_config_and_data_set_agree():
+    MetadataCatalog.get("test_checks_ignores_zero").ignore_label = 0
+    check_ignore_label("test_checks_ignores_zero", 0)
+    check_ignore_label("test_checks_says_nothing", 255)
+    with pytest.raises(SetupError, match=r"IGNORE_VALUE is 255, but data set .*ignores_zero.* with 0\. Set"):
+        check_ignore_label("test_checks_ignores_zero", 255)

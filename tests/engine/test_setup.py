@@ -48,14 +48,14 @@ def test_arguments_are_detectron2s():
 def test_file_then_options(tmp_path):
     file = tmp_path / "a.yaml"
     file.write_text("SOLVER:\n  MAX_ITER: 7\n  BASE_LR: 0.5\n")
-    cfg = load_cfg(str(file), ["SOLVER.MAX_ITER", "9"])
+    cfg = load_cfg(get_cfg(), str(file), ["SOLVER.MAX_ITER", "9"])
     assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.BASE_LR) == (9, 0.5)
     assert cfg.is_frozen()
 
 
 def test_misspelt_option_names_key_and_suggestion():
     with pytest.raises(KeyError, match=r"SOLVER\.MAX_ITERS.*did you mean SOLVER\.MAX_ITER"):
-        load_cfg("", ["SOLVER.MAX_ITERS", "5"])
+        load_cfg(get_cfg(), "", ["SOLVER.MAX_ITERS", "5"])
 
 
 def test_misspelt_key_in_a_file_names_file_key_and_suggestion(tmp_path):
@@ -64,17 +64,17 @@ def test_misspelt_key_in_a_file_names_file_key_and_suggestion(tmp_path):
     with pytest.raises(
         KeyError, match=r"broken\.yaml.*MASK_FORMER\.NUM_OBJECT_QUERY.*did you mean .*NUM_OBJECT_QUERIES"
     ):
-        load_cfg(str(file))
+        load_cfg(get_cfg(), str(file))
 
 
 def test_wrong_type_names_the_key():
     with pytest.raises(ValueError, match=r"SOLVER\.MAX_ITER|MAX_ITER"):
-        load_cfg("", ["SOLVER.MAX_ITER", "many"])
+        load_cfg(get_cfg(), "", ["SOLVER.MAX_ITER", "many"])
 
 
 def test_option_without_value_is_named():
     with pytest.raises(ValueError, match="'OUTPUT_DIR' has no value"):
-        load_cfg("", ["OUTPUT_DIR"])
+        load_cfg(get_cfg(), "", ["OUTPUT_DIR"])
 
 
 def test_cuda_becomes_cpu_where_there_is_none(monkeypatch):
@@ -89,10 +89,10 @@ def test_cuda_becomes_cpu_where_there_is_none(monkeypatch):
 
 @pytest.mark.usefixtures("_root_logger")
 def test_setup_writes_config_and_log(tmp_path):
-    cfg = setup(parse("OUTPUT_DIR", str(tmp_path / "new" / "out"), "SOLVER.MAX_ITER", "5"))
+    cfg = setup(parse("OUTPUT_DIR", str(tmp_path / "new" / "out"), "SOLVER.MAX_ITER", "5"), get_cfg())
     output = Path(cfg.OUTPUT_DIR)
     assert sorted(path.name for path in output.iterdir()) == ["config.yaml", "log.txt"]
-    assert yaml.safe_load(load_cfg(str(output / "config.yaml")).dump()) == yaml.safe_load(cfg.dump())
+    assert yaml.safe_load(load_cfg(get_cfg(), str(output / "config.yaml")).dump()) == yaml.safe_load(cfg.dump())
     assert "torch" in (output / "log.txt").read_text()
 
 

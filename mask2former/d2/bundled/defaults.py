@@ -51,7 +51,6 @@ DEFAULTS: dict[str, Any] = {
             "SIZE": [0.9, 0.9],  # height, width, as TYPE says
         },
         "FORMAT": "BGR",  # channel order of images
-        "MASK_FORMAT": "polygon",  # of instance annotations: "polygon" or "bitmask"
     },
     "DATASETS": {
         "TRAIN": (),  # names in DatasetCatalog

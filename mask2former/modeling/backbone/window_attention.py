@@ -67,6 +67,8 @@ class WindowAttention(nn.Module):
     Checkpoints made with another window size load: their bias table is resized.
     """
 
+    relative_position_index: Tensor
+
     def __init__(
         self,
         *,
@@ -92,7 +94,7 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: Tensor, blocked: Tensor | None) -> Tensor:
         """Attend within windows (B * K, N, C), where `blocked`, bool (K, 1, N, N), does not forbid it."""
-        index: Tensor = self.get_buffer("relative_position_index")
+        index = self.relative_position_index
         N = index.shape[0]
         bias = self.relative_position_bias_table[index.flatten()].view(N, N, -1).permute(2, 0, 1).unsqueeze(0)
         if blocked is not None:
