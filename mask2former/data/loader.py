@@ -212,7 +212,8 @@ class TrainingDataset(Dataset[dict[str, Any]]):
         if not self.unreadable[index]:
             self.unreadable[index] = True
             logger.warning("Skipped in training, another image takes its place: %s", error)
-        indices = self.unreadable.nonzero().flatten().tolist()
+        snapshot = self.unreadable.clone()  # nonzero() aborts when another worker sets a flag meanwhile
+        indices = snapshot.nonzero().flatten().tolist()
         if len(indices) > self.limit:
             names = "\n".join(self.dicts[number]["file_name"] for number in indices)
             raise DataError(f"{len(indices)} of {len(self.dicts)} images cannot be read:\n{names}") from error

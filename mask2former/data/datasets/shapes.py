@@ -1,8 +1,9 @@
 """A synthetic panoptic data set: shapes that occlude each other over textured grounds, in COCO's layout.
 
-What a class is, is told by form (things) or texture (stuff) alone: colours, sizes, rotations and places are
-random, so a model has to learn segmentation rather than a palette. Every image is a pure function of (split,
-index, size).
+What a class is, is told by form (things) or texture (stuff): sizes, rotations and places are random, and so are
+colours, but that each kind of thing has a hue it prefers, which is right about three times out of four. A model that
+learns the palette alone stays far below one that learns forms. Every image is a pure function of (split, index,
+size).
 
 Rules of the ground truth:
 - things are painted back to front; a pixel belongs to the front-most thing that covers more than half of it;
@@ -11,6 +12,7 @@ Rules of the ground truth:
 - a ground of which fewer than `MIN_STUFF_AREA` pixels stay visible is void (id 0).
 """
 
+import colorsys
 import io
 import json
 import os
@@ -42,14 +44,16 @@ CATEGORIES: list[dict[str, Any]] = [
     {"id": 2, "name": "square", "isthing": 1, "color": [60, 120, 230]},
     {"id": 3, "name": "triangle", "isthing": 1, "color": [50, 180, 80]},
     {"id": 4, "name": "star", "isthing": 1, "color": [240, 190, 40]},
-    {"id": 5, "name": "ring", "isthing": 1, "color": [170, 80, 210]},
-    {"id": 6, "name": "cross", "isthing": 1, "color": [240, 130, 50]},
-    {"id": 7, "name": "stripes", "isthing": 0, "color": [120, 150, 170]},
-    {"id": 8, "name": "checker", "isthing": 0, "color": [150, 130, 110]},
-    {"id": 9, "name": "dots", "isthing": 0, "color": [110, 150, 120]},
-    {"id": 10, "name": "clouds", "isthing": 0, "color": [190, 180, 200]},
+    {"id": 5, "name": "stripes", "isthing": 0, "color": [120, 150, 170]},
+    {"id": 6, "name": "checker", "isthing": 0, "color": [150, 130, 110]},
+    {"id": 7, "name": "dots", "isthing": 0, "color": [110, 150, 120]},
+    {"id": 8, "name": "clouds", "isthing": 0, "color": [190, 180, 200]},
 ]
 THING_IDS = {c["name"]: c["id"] for c in CATEGORIES if c["isthing"]}
+HUES = {"circle": 0.0, "square": 0.6, "triangle": 0.35, "star": 0.13}
+"""Preferred hue of each kind of thing, in turns of the colour circle."""
+HUE_SPREAD = 0.08
+
 STUFF_IDS = {c["name"]: c["id"] for c in CATEGORIES if not c["isthing"]}
 
 
@@ -77,7 +81,7 @@ def draw_scene(split: str, index: int, size: tuple[int, int] = (128, 160)) -> Sc
     height, width = (int(rng.integers(side - side // 8, side + side // 8 + 1)) for side in size)
     canvas, regions, kinds = _draw_grounds(rng, height, width)
 
-    things = [_place_thing(rng, height, width) for _ in range(rng.integers(2, 8))]
+    things = [_place_thing(rng, height, width) for _ in range(rng.integers(1, 6))]
     owner = _visible_things(things)
     kept = [
         number
@@ -89,7 +93,7 @@ def draw_scene(split: str, index: int, size: tuple[int, int] = (128, 160)) -> Sc
     for thing in things:
         thing.paint(canvas)
 
-    canvas += rng.normal(0, rng.uniform(3, 12), canvas.shape)
+    canvas += rng.normal(0, rng.uniform(3, 10), canvas.shape)
     image = np.clip(np.round(canvas), 0, 255).astype(np.uint8)
 
     ids = np.zeros((height, width), dtype=np.int32)
@@ -145,13 +149,13 @@ class _Thing:
 
 def _place_thing(rng: np.random.Generator, height: int, width: int) -> _Thing:
     kind = str(rng.choice(list(THING_IDS)))
-    radius = rng.uniform(0.09, 0.26) * min(height, width)
+    radius = rng.uniform(0.12, 0.28) * min(height, width)
     y, x = _grid(height, width)
     x = x - rng.uniform(0.06, 0.94) * width
     y = y - rng.uniform(0.06, 0.94) * height
     u, v = _rotate(x / radius, y / radius, rng.uniform(0, 2 * np.pi))
     light = 1 + rng.uniform(0.1, 0.35) * _rotate(x / radius, y / radius, rng.uniform(0, 2 * np.pi))[0]
-    surface = np.clip(light[..., None] * _colour(rng, value=(120, 245)), 0, 255)
+    surface = np.clip(light[..., None] * _thing_colour(kind, rng), 0, 255)
     return _Thing(kind, radius * shape_distance(kind, u, v), surface)
 
 
@@ -168,13 +172,8 @@ def shape_distance(kind: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     r, angle = np.hypot(u, v), np.arctan2(v, u)
     if kind == "circle":
         return r - 0.95
-    if kind == "ring":
-        return np.abs(r - 0.78) - 0.24
     if kind == "square":
         return np.maximum(np.abs(u), np.abs(v)) - 0.82
-    if kind == "cross":
-        u, v = np.abs(u), np.abs(v)
-        return np.minimum(np.maximum(u - 1, v - 0.3), np.maximum(u - 0.3, v - 1))
     if kind == "triangle":
         return _folded_edge(r, angle, tips=3, tip=1.2, notch=0.6)
     if kind == "star":
@@ -252,6 +251,12 @@ def _colour(rng: np.random.Generator, *, value: tuple[float, float]) -> np.ndarr
     """A random RGB colour whose brightest channel lies in `value` (of 0..255)."""
     channels = rng.uniform(0.15, 1, 3)
     return channels / channels.max() * rng.uniform(*value)
+
+
+def _thing_colour(kind: str, rng: np.random.Generator) -> np.ndarray:
+    """An RGB colour (0..255) around the kind's preferred hue."""
+    hue = (HUES[kind] + rng.normal(0, HUE_SPREAD)) % 1
+    return 255 * np.array(colorsys.hsv_to_rgb(hue, rng.uniform(0.4, 0.9), rng.uniform(0.55, 0.95)))
 
 
 # --- files ----------------------------------------------------------------------------
