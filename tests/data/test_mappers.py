@@ -20,6 +20,7 @@ from mask2former.data import (
     build_mapper,
 )
 from mask2former.data.datasets import register_coco_instances, register_coco_panoptic
+from mask2former.data.datasets.shapes import THING_IDS
 from mask2former.data.images import read_image, read_panoptic_png
 
 REAL_DATA = Path(__file__).parents[2].parent / "shared" / "data" / "coco"
@@ -251,7 +252,7 @@ def test_instance_mapper_agrees_with_the_panoptic_one(cfg: CfgNode, panoptic_set
     instances = build_mapper(cfg, True)(instance_record)["instances"]
     make_plain(cfg, "mask_former_panoptic")
     panoptic = build_mapper(cfg, True)(record)["instances"]
-    things = panoptic[panoptic.gt_classes < 6]
+    things = panoptic[panoptic.gt_classes < len(THING_IDS)]
     assert torch.equal(instances.gt_classes, things.gt_classes)
     assert torch.equal(instances.gt_masks, things.gt_masks)
 
