@@ -3,7 +3,7 @@
 Importing this package registers its components with Detectron2's registries; see `mask2former.d2`.
 """
 
-from . import data, evaluation, modeling
+from . import data, evaluation, model_zoo, modeling
 from .config import add_maskformer2_config, get_cfg
 from .data import (
     COCOInstanceNewBaselineDatasetMapper,
@@ -12,25 +12,40 @@ from .data import (
     MaskFormerPanopticDatasetMapper,
     MaskFormerSemanticDatasetMapper,
 )
-from .data.datasets import register_coco_instances, register_coco_panoptic
-from .evaluation import InstanceSegEvaluator
+from .data.datasets import register_coco_instances, register_coco_panoptic, register_semantic
+from .engine.test_time_augmentation import PanopticSegmentorWithTTA, SemanticSegmentorWithTTA
+from .evaluation import (
+    CityscapesInstanceEvaluator,
+    CityscapesSemSegEvaluator,
+    COCOPanopticEvaluator,
+    InstanceSegEvaluator,
+    SemSegEvaluator,
+)
 from .modeling import MaskFormer
 
 __version__ = "0.1.0"
 
 __all__ = [
     "COCOInstanceNewBaselineDatasetMapper",
+    "COCOPanopticEvaluator",
     "COCOPanopticNewBaselineDatasetMapper",
+    "CityscapesInstanceEvaluator",
+    "CityscapesSemSegEvaluator",
     "InstanceSegEvaluator",
     "MaskFormer",
     "MaskFormerInstanceDatasetMapper",
     "MaskFormerPanopticDatasetMapper",
     "MaskFormerSemanticDatasetMapper",
+    "PanopticSegmentorWithTTA",
+    "SemSegEvaluator",
+    "SemanticSegmentorWithTTA",
     "add_maskformer2_config",
     "data",
     "evaluation",
     "get_cfg",
+    "model_zoo",
     "modeling",
     "register_coco_instances",
     "register_coco_panoptic",
+    "register_semantic",
 ]

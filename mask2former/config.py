@@ -150,4 +150,6 @@ def _add_mask_former(cfg: CfgNode) -> None:
         OVERLAP_THRESHOLD=0.0,
         # Resize mask logits to the output size before semantic inference instead of its scores afterwards.
         SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE=False,
+        # Score boundary AP and boundary PQ too (Cheng et al., "Boundary IoU", CVPR 2021).
+        BOUNDARY_ON=False,
     )

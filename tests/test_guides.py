@@ -29,7 +29,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("guide", ["README.md", "CONTRIBUTING.md", "docs/components.md", "docs/custom_dataset.md"])
+@pytest.mark.parametrize(
+    "guide", ["README.md", "CONTRIBUTING.md", "docs/components.md", "docs/custom_dataset.md", "docs/fine_tuning.md"]
+)
 def test_code_of_guide(guide: str, folder: Path) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / guide).read_text(encoding="utf-8"), re.M | re.S)
     assert blocks

@@ -18,6 +18,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "mask2former"
+CONFIGS = ROOT / "configs"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 GUIDES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -30,6 +31,7 @@ ON_DEMAND = {"timm", "torchvision"}
 # Imports go down this list only.
 LAYERS = [
     "mask2former",
+    "mask2former.model_zoo",
     "mask2former.config",
     "mask2former.engine",
     "mask2former.evaluation",
@@ -85,6 +87,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     """A wheel, built from a copy so that no build folder is left in the tree."""
     folder = tmp_path_factory.mktemp("wheel")
     shutil.copytree(PACKAGE, folder / "source" / "mask2former", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(CONFIGS, folder / "source" / "configs")
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder / "source")
     command = [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "-w", ".."]
@@ -105,6 +108,9 @@ def test_wheel_carries_all_modules_and_data(wheel: zipfile.ZipFile) -> None:
     names = set(wheel.namelist())
     kept = [p for p in PACKAGE.rglob("*") if p.suffix in (".py", ".json", ".tsv") or p.name == "py.typed"]
     assert {_short(path) for path in kept} <= names
+    assert {name.removeprefix("mask2former/") for name in names if name.endswith(".yaml")} == {
+        _short(path) for path in CONFIGS.rglob("*.yaml")
+    }
     assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == {"mask2former"}
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
 

@@ -23,11 +23,13 @@ def main(args: argparse.Namespace) -> None:
     if args.eval_only:
         check_setup(cfg, eval_only=True)
         model = Trainer.build_model(cfg)
-        Checkpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        Checkpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume, strict=args.strict)
         Trainer.test(cfg, model)
+        if cfg.TEST.AUG.ENABLED:
+            Trainer.test_with_TTA(cfg, model)
         return
     trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
+    trainer.resume_or_load(resume=args.resume, strict=args.strict)
     trainer.train()
 
 

@@ -1,7 +1,21 @@
 """Reading weights of any origin safely, and writing and resuming training checkpoints."""
 
 from .checkpointer import Checkpointer
+from .download import local_path
+from .errors import CheckpointError
 from .load import LoadReport, load_weights
-from .reader import CheckpointError, read_checkpoint
+from .reader import read_checkpoint
+from .transformers_config import check_config, save_transformers
+from .writer import write_weights
 
-__all__ = ["CheckpointError", "Checkpointer", "LoadReport", "load_weights", "read_checkpoint"]
+__all__ = [
+    "CheckpointError",
+    "Checkpointer",
+    "LoadReport",
+    "check_config",
+    "load_weights",
+    "local_path",
+    "read_checkpoint",
+    "save_transformers",
+    "write_weights",
+]

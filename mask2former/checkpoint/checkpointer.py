@@ -11,8 +11,10 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from mask2former.checkpoint.errors import CheckpointError
 from mask2former.checkpoint.load import load_weights
-from mask2former.checkpoint.reader import CheckpointError, read_checkpoint
+from mask2former.checkpoint.reader import read_checkpoint
+from mask2former.checkpoint.writer import replacing, write_text
 from mask2former.d2 import comm
 
 logger = logging.getLogger(__name__)
@@ -72,9 +74,9 @@ class Checkpointer:
             return path
         content = {"model": self.model.state_dict()}
         content |= {key: value.state_dict() for key, value in self.stateful.items()}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        _write(path, content | state)
-        _write_text(self.folder / LAST, path.name)
+        with replacing(path) as temporary:
+            torch.save(content | state, temporary)
+        write_text(self.folder / LAST, path.name)
         self._remove_old()
         logger.info("Saved checkpoint %s", path)
         return path
@@ -118,12 +120,13 @@ class Checkpointer:
         logger.info("Restored checkpoint %s", path)
         return content
 
-    def resume_or_load(self, weights: str | os.PathLike[str], *, resume: bool) -> dict[str, Any]:
+    def resume_or_load(self, weights: str | os.PathLike[str], *, resume: bool, strict: bool = False) -> dict[str, Any]:
         """Restore the latest checkpoint of the folder if `resume` and there is one, else load `weights`.
 
         Args:
             weights: see `load_weights`; empty to keep the model as it is.
             resume: whether to look for a checkpoint.
+            strict: let `weights` differ in nothing from the model.
 
         Returns:
             What `save` was given as `state`, or {} if nothing was restored.
@@ -134,7 +137,7 @@ class Checkpointer:
         if resume:
             logger.info("No checkpoint in %s to resume from", self.folder)
         if os.fspath(weights):
-            load_weights(self.model, weights)
+            load_weights(self.model, weights, strict=strict)
         else:
             logger.info("MODEL.WEIGHTS is empty: the model starts from its random initialisation")
         return {}
@@ -145,22 +148,3 @@ class Checkpointer:
         numbered = sorted(path for path in self.folder.iterdir() if _NUMBERED.fullmatch(path.name))
         for path in numbered[: -self.keep]:
             path.unlink()
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    """Save `content` so that `path` holds either the old file or the new one, whatever happens meanwhile."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as stream:
-            torch.save(content, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)

@@ -9,17 +9,11 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from mask2former.checkpoint.backbones import backbone_kind, backbone_renaming
+from mask2former.checkpoint.transformers import from_transformers, is_transformers
+
 # Left in front of names by DistributedDataParallel and torch.compile.
 _WRAPPERS = re.compile(r"((module|_orig_mod)\.)+")
-
-# torchvision's ResNet to Detectron2's.
-_TORCHVISION = (
-    (r"^conv1\.", "stem.conv1."),
-    (r"^bn1\.", "stem.conv1.norm."),
-    (r"\.downsample\.0\.", ".shortcut."),
-    (r"\.downsample\.1\.", ".shortcut.norm."),
-    (r"\.bn(\d)\.", r".conv\1.norm."),
-)
 
 
 class Converted(NamedTuple):
@@ -33,15 +27,19 @@ class Converted(NamedTuple):
 def convert_names(weights: Mapping[str, Tensor], model_names: Collection[str]) -> Converted:
     """Rename weights to fit a model.
 
-    Handles wrappers around the model, torchvision's ResNets, `static_query` of old published checkpoints, and files
-    that hold one part of the model only, such as a backbone: these are placed where most of their names are found.
-    Names that fit nowhere stay, so that the caller can report them.
+    Handles wrappers around the model, pretrained backbones of other origins, models of transformers, `static_query` of
+    old published checkpoints, and files that hold one part of the model only, such as a backbone: these are placed
+    where most of their names are found. Names that fit nowhere stay, so that the caller can report them.
     """
     names = {name: name for name in weights}
     if all(_WRAPPERS.match(name) for name in names):
         names = {name: _WRAPPERS.sub("", name, count=1) for name in names}
-    if "layer1.0.conv1.weight" in names.values():
-        names = {old: _from_torchvision(new) for old, new in names.items()}
+    if is_transformers(names.values()):
+        return Converted(*from_transformers({new: weights[old] for old, new in names.items()}))
+    kind = backbone_kind(set(names.values()))
+    if kind is not None:
+        rename = backbone_renaming(set(names.values()), kind)
+        names = {old: rename(new) for old, new in names.items()}
     names = {old: _query_features(new, model_names) for old, new in names.items()}
     prefix = _place(names.values(), model_names)
     names = {old: prefix + new for old, new in names.items()}
@@ -49,12 +47,6 @@ def convert_names(weights: Mapping[str, Tensor], model_names: Collection[str]) -
         weights={new: weights[old] for old, new in names.items()},
         renamed={old: new for old, new in names.items() if old != new},
     )
-
-
-def _from_torchvision(name: str) -> str:
-    for pattern, replacement in _TORCHVISION:
-        name = re.sub(pattern, replacement, name)
-    return re.sub(r"^layer(\d)\.", lambda match: f"res{int(match[1]) + 1}.", name)
 
 
 def _query_features(name: str, model_names: Collection[str]) -> str:

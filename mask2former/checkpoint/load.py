@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from tabulate import tabulate
 from torch import Tensor, nn
 
+from mask2former.checkpoint.backbones import is_backbone_surplus
 from mask2former.checkpoint.convert import convert_names
-from mask2former.checkpoint.reader import CheckpointError, read_checkpoint
+from mask2former.checkpoint.errors import CheckpointError
+from mask2former.checkpoint.reader import read_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +29,7 @@ QUERIES = ("query_feat.weight", "query_embed.weight")
 # The modules that hold these resize them while loading.
 POSITIONS = ("relative_position_bias_table", "absolute_pos_embed")
 EXAMPLES = 5
+BACKBONE = "backbone."
 
 
 @dataclass(frozen=True)
@@ -44,26 +47,58 @@ class LoadReport:
     """Class heads for another number of classes: they keep the model's initial values."""
     missing: tuple[str, ...]
     """In the model only; they keep their initial values."""
-    unexpected: tuple[str, ...]
+    skipped: tuple[str, ...]
     """In the file only."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every tensor of the model and of the file was used, in its own size."""
+        return not (self.resized or self.reinitialised or self.missing or self.skipped)
+
+    @property
+    def backbone_only(self) -> bool:
+        """Whether the file was a pretrained backbone, whole, perhaps with its classifier.
+
+        A backbone's norms of single feature maps (`norm0`, ... of Swin) are not part of pretraining.
+        """
+        backbone = [name for name in self.missing if name.startswith(BACKBONE)]
+        return (
+            all(name.startswith(BACKBONE) for name in self.loaded)
+            and len(backbone) < len(self.missing)
+            and all(name.removeprefix(BACKBONE).startswith("norm") for name in backbone)
+            and all(is_backbone_surplus(name.removeprefix(BACKBONE)) for name in self.skipped)
+            and not self.reinitialised
+        )
 
     def table(self) -> str:
         """Return a table with the count of each outcome, and the parts of the model concerned."""
+        renamed = set(self.renamed.values())
         rows = [
             ("loaded", len(self.loaded), _parts(self.loaded)),
-            ("of these renamed", len(self.renamed), _parts(self.renamed.values())),
+            ("of these renamed", len(renamed), _parts(renamed)),
             ("of these resized", len(self.resized), ", ".join(self.resized[:EXAMPLES])),
             ("re-initialised (classes differ)", len(self.reinitialised), ", ".join(self.reinitialised)),
             ("missing in the file", len(self.missing), _parts(self.missing)),
-            ("unexpected in the file", len(self.unexpected), _parts(self.unexpected)),
+            ("skipped (not in the model)", len(self.skipped), _parts(self.skipped)),
         ]
         return tabulate([row for row in rows if row[1]], headers=["weights", "tensors", "where"])
 
     def log(self) -> None:
-        """Log the table; as a warning if the model keeps initial values or the file was not used up."""
-        complete = not (self.reinitialised or self.missing or self.unexpected)
-        level = logging.INFO if complete else logging.WARNING
-        logger.log(level, "Weights from %s:\n%s", self.path, self.table())
+        """Log a line if all is as it should be, else the table; as a warning if the model keeps initial values."""
+        if self.complete:
+            logger.info("Weights from %s: all %d tensors loaded", self.path, len(self.loaded))
+        elif self.backbone_only:
+            others = sorted({name.partition(".")[0] for name in self.missing} - {BACKBONE[:-1]})
+            logger.info(
+                "Weights from %s: backbone loaded (%d tensors); %s trained from scratch",
+                self.path,
+                len(self.loaded),
+                ", ".join(others),
+            )
+        else:
+            usual = not (self.reinitialised or self.missing or self.skipped)
+            level = logging.INFO if usual else logging.WARNING
+            logger.log(level, "Weights from %s:\n%s", self.path, self.table())
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike[str], *, strict: bool = False) -> LoadReport:
@@ -74,8 +109,8 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], *, strict: bool
 
     Args:
         model: a model, or a part such as a backbone.
-        path: path or address of the file.
-        strict: allow no difference.
+        path: path or address of a file, or a folder of transformers.
+        strict: allow no difference; what `convert_names` renames is none.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -89,28 +124,17 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], *, strict: bool
     common = {name: weights[name] for name in own if name in weights}
     _check_architecture(own.keys(), common.keys(), weights.keys(), path)
 
-    differing = {name for name, value in common.items() if value.shape != own[name].shape}
-    reinitialised = {name for name in differing if _same_rows(name, CLASS_HEADS, common[name], own[name])}
-    queries = {name for name in differing if _same_rows(name, QUERIES, common[name], own[name])}
-    positions = {name for name in differing if name.endswith(POSITIONS)}
-    wrong = differing - reinitialised - queries - positions
-    if wrong:
-        raise CheckpointError(f"{path} does not fit the model: {_shapes(wrong, common, own)}")
-    for name in queries:
-        common[name] = _complete_rows(common[name], own[name])
-    for name in reinitialised:
-        del common[name]
-
+    common, resized, reinitialised = _fit_shapes(common, own, path)
     report = LoadReport(
         path=os.fspath(path),
         loaded=tuple(common),
         renamed={old: new for old, new in converted.renamed.items() if new in common},
-        resized=tuple(sorted(queries | positions)),
+        resized=tuple(sorted(resized)),
         reinitialised=tuple(sorted(reinitialised)),
         missing=tuple(name for name in own if name not in weights and not name.endswith(UNTOLD)),
-        unexpected=tuple(name for name in weights if name not in own and not name.endswith(UNTOLD)),
+        skipped=tuple(name for name in weights if name not in own and not name.endswith(UNTOLD)),
     )
-    if strict and (report.resized or report.reinitialised or report.missing or report.unexpected):
+    if strict and not report.complete:
         raise CheckpointError(f"{path} does not fit the model exactly:\n{report.table()}")
     try:
         model.load_state_dict(common, strict=False)
@@ -118,6 +142,22 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], *, strict: bool
         raise CheckpointError(f"{path} does not fit the model: {error}") from error
     report.log()
     return report
+
+
+def _fit_shapes(
+    stored: dict[str, Tensor], own: dict[str, Tensor], path: str | os.PathLike[str]
+) -> tuple[dict[str, Tensor], set[str], set[str]]:
+    """Return what to load, and the names of what is resized and of what is left out to begin anew."""
+    differing = {name for name, value in stored.items() if value.shape != own[name].shape}
+    reinitialised = {name for name in differing if _same_rows(name, CLASS_HEADS, stored[name], own[name])}
+    queries = {name for name in differing if _same_rows(name, QUERIES, stored[name], own[name])}
+    positions = {name for name in differing if name.endswith(POSITIONS)}
+    wrong = differing - reinitialised - queries - positions
+    if wrong:
+        raise CheckpointError(f"{path} does not fit the model: {_shapes(wrong, stored, own)}")
+    fitting = {name: value for name, value in stored.items() if name not in reinitialised}
+    fitting |= {name: _complete_rows(stored[name], own[name]) for name in queries}
+    return fitting, queries | positions, reinitialised
 
 
 def _check_architecture(

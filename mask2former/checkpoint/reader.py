@@ -2,45 +2,80 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import numpy as np
 import safetensors
 import safetensors.torch
 import torch
-from iopath.common.file_io import HTTPURLHandler, PathManager, get_cache_dir
 from torch import Tensor
 
-# What short addresses stand for.
-ADDRESSES = {"detectron2://": "https://dl.fbaipublicfiles.com/detectron2/"}
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be read or does not fit. The message names the file and, where known, the way out."""
+from mask2former.checkpoint.download import local_path
+from mask2former.checkpoint.errors import CheckpointError
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a checkpoint onto the CPU; nothing in the file is executed.
 
     Args:
-        path: a `.pkl` (as published), `.pth`, `.pt` or `.safetensors` file: a path, a web address, or one that
-            starts with `detectron2://`. Files from the web are kept in the cache folder of iopath
-            (`$FVCORE_CACHE`, by default `~/.torch/iopath_cache`).
+        path: path or address (see `mask2former.checkpoint.download.local_path`) of a `.pkl` (as published), `.pth`,
+            `.pt`, `.bin` or `.safetensors` file, or a folder as transformers writes it, with `config.json` and
+            `model.safetensors`.
 
     Returns:
-        What the file holds, with its weights as tensors by name under "model", also if it holds nothing else.
+        What the file holds, with its weights as tensors by name under "model", also if it holds nothing else. Of a
+        folder also the content of `config.json`, under "config".
 
     Raises:
         FileNotFoundError: if there is no such file, or it cannot be downloaded.
-        CheckpointError: if the file is empty, truncated, of another format, or holds anything but data.
+        CheckpointError: if the file is empty, truncated, of another format, or holds anything but data; if the folder
+            is not one of transformers, or holds another kind of model.
     """
     file = local_path(path)
+    if file.is_dir():
+        config = read_transformers_config(file)
+        return {**_read_file(_weights_in(file)), "config": config}
+    return _read_file(file)
+
+
+def read_transformers_config(folder: Path) -> dict[str, Any]:
+    """Read `config.json` of a folder as transformers writes it.
+
+    Raises:
+        CheckpointError: if it is missing, no JSON, or that of another kind of model.
+    """
+    file = folder / "config.json"
+    if not file.is_file():
+        raise CheckpointError(
+            f"{folder} is a folder without config.json, so it is no checkpoint of transformers; "
+            "MODEL.WEIGHTS must be such a folder or a weights file"
+        )
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:  # not JSON, or not UTF-8
+        raise CheckpointError(f"{file} is not JSON ({error}); its download or copy did not finish") from error
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind != "mask2former":
+        raise CheckpointError(f"{file} describes a model of type {kind!r}, not 'mask2former'")
+    return config
+
+
+def _weights_in(folder: Path) -> Path:
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).is_file():
+            return folder / name
+    raise CheckpointError(
+        f"{folder} has a config.json, but neither model.safetensors nor pytorch_model.bin; get one of them"
+    )
+
+
+def _read_file(file: Path) -> dict[str, Any]:
     if file.suffix not in _READERS:
         raise CheckpointError(f"{file} is no checkpoint: the name must end in one of {', '.join(_READERS)}")
     if file.stat().st_size == 0:
@@ -54,38 +89,6 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{file} cannot be read; it is truncated, or no {file.suffix} checkpoint ({error})"
         ) from error
     return _with_tensors(content, file)
-
-
-def local_path(path: str | os.PathLike[str]) -> Path:
-    """Return where the file lies on this machine, after downloading it if `path` is an address.
-
-    Raises:
-        FileNotFoundError: if it is not there; the message says where to put it.
-    """
-    address = os.fspath(path)
-    for prefix, url in ADDRESSES.items():
-        if address.startswith(prefix):
-            address = url + address.removeprefix(prefix)
-    if not address.startswith(("http://", "https://")):
-        file = Path(address).expanduser()
-        if not file.is_file():
-            raise FileNotFoundError(
-                f"no weights file {file} (looked in {file.absolute().parent}); put it there, "
-                "or set MODEL.WEIGHTS to its place, to a web address, or to '' to start without"
-            )
-        return file
-    web = urlparse(address)
-    cached = Path(get_cache_dir(), web.path.lstrip("/"))
-    if cached.is_file():
-        return cached
-    manager = PathManager()
-    manager.register_handler(HTTPURLHandler())
-    try:
-        return Path(manager.get_local_path(address))
-    except OSError as error:
-        raise FileNotFoundError(
-            f"cannot download {address} ({error}); get it by other means and put it at {cached}"
-        ) from error
 
 
 def _read_torch(file: Path) -> Any:
@@ -111,6 +114,7 @@ _READERS: dict[str, Callable[[Path], Any]] = {
     ".pkl": _read_pickle,
     ".pth": _read_torch,
     ".pt": _read_torch,
+    ".bin": _read_torch,
     ".safetensors": _read_safetensors,
 }
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from mask2former.checkpoint import CheckpointError, check_config
 from mask2former.d2 import comm
 from mask2former.d2.config import CfgNode
 from mask2former.d2.data import DatasetCatalog, MetadataCatalog
@@ -43,8 +44,13 @@ CLASS_LISTS = {_SEMANTIC: "stuff_classes", _PANOPTIC: "stuff_classes", _INSTANCE
 
 EVALUATED_CLASSES = {
     "coco_panoptic_seg": "stuff_classes",
+    "ade20k_panoptic_seg": "stuff_classes",
+    "cityscapes_panoptic_seg": "stuff_classes",
+    "mapillary_vistas_panoptic_seg": "stuff_classes",
     "coco": "thing_classes",
+    "cityscapes_instance": "thing_classes",
     "sem_seg": "stuff_classes",
+    "cityscapes_sem_seg": "stuff_classes",
 }
 """The same by evaluator_type, for data sets to evaluate on."""
 
@@ -74,6 +80,20 @@ def check_setup(cfg: CfgNode, *, eval_only: bool = False) -> None:
     comm.synchronize()
 
 
+def check_weights(cfg: CfgNode, path: Path) -> None:
+    """Check that MODEL.WEIGHTS, a path, is there, and a folder of transformers holds the model of this config."""
+    if not path.exists():
+        raise SetupError(
+            f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS!r} does not exist (looked from {Path.cwd()}). Correct the path, "
+            "download the file, or set MODEL.WEIGHTS '' to start from random weights."
+        )
+    if path.is_dir():
+        try:
+            check_config(cfg, path)
+        except CheckpointError as error:
+            raise SetupError(f"MODEL.WEIGHTS: {error}") from error
+
+
 def check_machine(cfg: CfgNode, *, world_size: int, eval_only: bool = False) -> None:
     """Check OUTPUT_DIR, the weights file, and that the batch can be divided among the processes."""
     output_dir = Path(cfg.OUTPUT_DIR)
@@ -84,11 +104,8 @@ def check_machine(cfg: CfgNode, *, world_size: int, eval_only: bool = False) -> 
     except OSError as error:
         raise SetupError(f"OUTPUT_DIR {cfg.OUTPUT_DIR!r} cannot be written: {error}. Choose another.") from error
     weights = cfg.MODEL.WEIGHTS
-    if weights and "://" not in weights and not Path(weights).expanduser().is_file():
-        raise SetupError(
-            f"MODEL.WEIGHTS {weights!r} does not exist (looked from {Path.cwd()}). Correct the path, download "
-            "the file, or set MODEL.WEIGHTS '' to start from random weights."
-        )
+    if weights and "://" not in weights:
+        check_weights(cfg, Path(weights).expanduser())
     batch = cfg.SOLVER.IMS_PER_BATCH
     if not eval_only and (batch < world_size or batch % world_size):
         raise SetupError(
@@ -251,7 +268,10 @@ def check_tasks(cfg: CfgNode) -> None:
                 f"classes are things (thing_dataset_id_to_contiguous_id). Set {prefix}.PANOPTIC_ON False, or "
                 "use a panoptic data set."
             )
-    needed = {"sem_seg": "SEMANTIC_ON", "coco": "INSTANCE_ON"}
+    needed = {
+        **dict.fromkeys(("sem_seg", "cityscapes_sem_seg"), "SEMANTIC_ON"),
+        **dict.fromkeys(("coco", "cityscapes_instance"), "INSTANCE_ON"),
+    }
     for name in cfg.DATASETS.TEST:
         evaluator_type = MetadataCatalog.get(name).get("evaluator_type")
         switch = needed.get(evaluator_type)

@@ -1,12 +1,13 @@
 """Segmenting one image at a time with a trained model."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from mask2former.checkpoint import load_weights
+from mask2former.checkpoint import check_config, load_weights
 from mask2former.d2.config import CfgNode
 from mask2former.d2.data import DatasetCatalog, Metadata, MetadataCatalog
 from mask2former.d2.modeling import build_model
@@ -63,6 +64,8 @@ class Predictor:
         self.metadata = _complete_metadata(cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else "__unnamed__")
         self.model = build_model(self.cfg).eval()
         if cfg.MODEL.WEIGHTS:
+            if Path(cfg.MODEL.WEIGHTS).expanduser().is_dir():
+                check_config(cfg, cfg.MODEL.WEIGHTS)
             load_weights(self.model, cfg.MODEL.WEIGHTS)
         else:
             logger.warning("MODEL.WEIGHTS is empty: this predictor has random weights")

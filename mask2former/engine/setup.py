@@ -33,6 +33,9 @@ def default_argument_parser() -> argparse.ArgumentParser:
         help="continue from the last checkpoint in OUTPUT_DIR, if there is one",
     )
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, do not train")
+    parser.add_argument(
+        "--strict", action="store_true", help="stop unless MODEL.WEIGHTS holds exactly the weights of the model"
+    )
     parser.add_argument("--num-gpus", type=int, default=1, help="GPUs *per machine*; ignored without a GPU")
     parser.add_argument("--num-machines", type=int, default=1, help="number of machines")
     parser.add_argument("--machine-rank", type=int, default=0, help="number of this machine, from 0")

@@ -34,6 +34,7 @@ from mask2former.engine.precision import Precision
 from mask2former.engine.schedules import build_lr_scheduler
 from mask2former.engine.seed import seed_everything, with_seed
 from mask2former.engine.setup import use_available_device
+from mask2former.engine.test_time_augmentation import build_model_with_tta
 from mask2former.engine.writers import EventWriter, JSONWriter, LogWriter, TensorBoardWriter
 from mask2former.evaluation.build import build_evaluators
 from mask2former.evaluation.engine import inference_on_dataset, print_results
@@ -90,12 +91,14 @@ class Trainer:
         self._hooks: list[Hook] = []
         self.register_hooks(self.build_hooks())
 
-    def resume_or_load(self, resume: bool = True) -> None:
+    def resume_or_load(self, resume: bool = True, *, strict: bool = False) -> None:
         """Continue from the last checkpoint in OUTPUT_DIR if `resume` and there is one; else MODEL.WEIGHTS.
+
+        With `strict` the latter must hold exactly the weights of the model.
 
         A resumed run goes on with the seed in the checkpoint unless SEED is set (not negative).
         """
-        state = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        state = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume, strict=strict)
         if "iteration" in state:
             self.start_iter = self.iter = state["iteration"] + 1
             if self._seed_was_drawn:
@@ -242,9 +245,13 @@ class Trainer:
         return build_test_loader(cfg, dataset_name)
 
     @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """The evaluators of a data set; predictions are written to OUTPUT_DIR/inference/<data set>."""
-        return build_evaluators(cfg, dataset_name, str(Path(cfg.OUTPUT_DIR) / "inference" / dataset_name))
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
+        """The evaluators of a data set; predictions are written to <output_folder>/<data set>.
+
+        The folder is OUTPUT_DIR/inference by default.
+        """
+        folder = Path(output_folder or Path(cfg.OUTPUT_DIR) / "inference")
+        return build_evaluators(cfg, dataset_name, str(folder / dataset_name))
 
     @classmethod
     def test(
@@ -268,6 +275,18 @@ class Trainer:
                 logger.info("Results on %s:", name)
                 print_results(results[name])
         return next(iter(results.values())) if len(results) == 1 else results
+
+    @classmethod
+    def test_with_TTA(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:  # noqa: N802, the published name
+        """`test` with test-time augmentation as the keys TEST.AUG say; its keys get the ending `_TTA`.
+
+        Predictions are written to OUTPUT_DIR/inference_TTA.
+        """
+        logger.info("Evaluating with test-time augmentation")
+        folder = str(Path(cfg.OUTPUT_DIR) / "inference_TTA")
+        evaluators = [cls.build_evaluator(cfg, name, output_folder=folder) for name in cfg.DATASETS.TEST]
+        results = cls.test(cfg, build_model_with_tta(cfg, model), evaluators)
+        return {f"{key}_TTA": value for key, value in results.items()}
 
 
 def _distributed(model: nn.Module) -> nn.Module:

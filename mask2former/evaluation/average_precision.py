@@ -13,6 +13,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 from pycocotools.cocoeval import Params
 
+from mask2former.evaluation.boundary import rle_boundary
 from mask2former.evaluation.ground_truth import RLE, GroundTruthInstance
 
 _PARAMS = Params(iouType="segm")
@@ -41,12 +42,17 @@ _NOTHING = MatchedImage(
 
 
 def match_image(
-    *, classes: np.ndarray, scores: np.ndarray, rles: Sequence[RLE], truth: Sequence[GroundTruthInstance]
+    *,
+    classes: np.ndarray,
+    scores: np.ndarray,
+    rles: Sequence[RLE],
+    truth: Sequence[GroundTruthInstance],
+    boundary: bool = False,
 ) -> MatchedImage:
     """Match the detections of one image to the objects of their class.
 
     `classes` int (D,), `scores` float (D,) and `rles` may come in any order; beyond the best 100 of a class
-    they are dropped, as in COCOeval.
+    they are dropped, as in COCOeval. With `boundary` the lower of mask and boundary IoU counts (boundary AP).
     """
     kept, outcomes = [], []
     for category in np.unique(classes):
@@ -54,7 +60,7 @@ def match_image(
         order = of_class[np.argsort(-scores[of_class], kind="mergesort")][:MAX_DETECTIONS]
         objects = [obj for obj in truth if obj.category_id == category]
         kept.append(order)
-        outcomes.append(_match_class([rles[i] for i in order], objects))
+        outcomes.append(_match_class([rles[i] for i in order], objects, boundary=boundary))
     if not kept:
         return _NOTHING
     index = np.concatenate(kept)
@@ -97,7 +103,7 @@ def mean_precision(precision: np.ndarray) -> float:
     return 100 * float(np.mean(existing)) if existing.size else float("nan")
 
 
-def _match_class(rles: list[RLE], truth: list[GroundTruthInstance]) -> np.ndarray:
+def _match_class(rles: list[RLE], truth: list[GroundTruthInstance], *, boundary: bool) -> np.ndarray:
     """Outcomes uint8 (A, T, D) of one class; `rles` best first. Greedy, as COCOeval.evaluateImg."""
     outside = ~_inside(mask_util.area(rles).astype(float))[:, None, :]
     unmatched = np.where(outside, IGNORED, MISS).astype(np.uint8)
@@ -105,7 +111,11 @@ def _match_class(rles: list[RLE], truth: list[GroundTruthInstance]) -> np.ndarra
     if not truth:
         return outcomes
     crowd = np.array([obj.iscrowd for obj in truth])
-    ious = mask_util.iou(rles, [obj.rle for obj in truth], crowd.astype(np.uint8))
+    objects = [obj.rle for obj in truth]
+    ious = mask_util.iou(rles, objects, crowd.astype(np.uint8))
+    if boundary:
+        edges = [rle_boundary(rle) for rle in rles], [rle_boundary(rle) for rle in objects]
+        ious = np.minimum(ious, mask_util.iou(*edges, crowd.astype(np.uint8)))
     ignored = (crowd | ~_inside(np.array([obj.area for obj in truth])))[:, None, :]  # (A, 1, G)
     thresholds = np.minimum(IOU_THRESHOLDS, 1 - 1e-10)[:, None]
     free = np.ones((len(AREA_RANGES), len(IOU_THRESHOLDS), len(truth)), dtype=bool)

@@ -1,11 +1,14 @@
 """Which evaluators a data set gets."""
 
+from collections.abc import Callable
 from typing import Any
 
 from mask2former.d2.config import CfgNode
 from mask2former.d2.data import MetadataCatalog
 from mask2former.d2.evaluation import DatasetEvaluator, DatasetEvaluators
 from mask2former.d2.registry import Registry
+from mask2former.evaluation.cityscapes_instance import CityscapesInstanceEvaluator
+from mask2former.evaluation.cityscapes_semantic import CityscapesSemSegEvaluator
 from mask2former.evaluation.instance import InstanceSegEvaluator
 from mask2former.evaluation.panoptic import COCOPanopticEvaluator
 from mask2former.evaluation.semantic import SemSegEvaluator
@@ -39,29 +42,74 @@ def build_evaluators(cfg: CfgNode, dataset_name: str, output_dir: str | None = N
 @EVALUATOR_REGISTRY.register()
 def coco_panoptic_seg(cfg: CfgNode, dataset_name: str, output_dir: str | None) -> list[DatasetEvaluator]:
     """PQ, AP of things and mIoU, each when MODEL.MASK_FORMER.TEST turns its kind of output on."""
-    test = cfg.MODEL.MASK_FORMER.TEST
-    evaluators: list[DatasetEvaluator] = []
-    if test.PANOPTIC_ON:
-        evaluators.append(COCOPanopticEvaluator(dataset_name, output_dir))
-    if test.INSTANCE_ON:
-        evaluators.append(InstanceSegEvaluator(dataset_name, output_dir))
-    if test.SEMANTIC_ON:
-        evaluators.append(SemSegEvaluator(dataset_name))
-    if not evaluators:
-        raise ValueError(
-            f"{dataset_name!r} cannot be scored: turn on PANOPTIC_ON, INSTANCE_ON or SEMANTIC_ON "
-            "of MODEL.MASK_FORMER.TEST"
-        )
-    return evaluators
+    boundary = cfg.MODEL.MASK_FORMER.TEST.BOUNDARY_ON
+    return _evaluators_of_outputs(
+        cfg,
+        dataset_name,
+        panoptic=lambda: COCOPanopticEvaluator(dataset_name, output_dir, boundary=boundary),
+        instance=lambda: InstanceSegEvaluator(dataset_name, output_dir, boundary=boundary),
+        semantic=lambda: SemSegEvaluator(dataset_name),
+    )
+
+
+@EVALUATOR_REGISTRY.register()
+def ade20k_panoptic_seg(cfg: CfgNode, dataset_name: str, output_dir: str | None) -> list[DatasetEvaluator]:
+    """As `coco_panoptic_seg`; the objects are those of the metadata's `json_file`."""
+    return coco_panoptic_seg(cfg, dataset_name, output_dir)
+
+
+@EVALUATOR_REGISTRY.register()
+def mapillary_vistas_panoptic_seg(cfg: CfgNode, dataset_name: str, output_dir: str | None) -> list[DatasetEvaluator]:
+    """As `coco_panoptic_seg`; the objects are the things of the panoptic annotations."""
+    return coco_panoptic_seg(cfg, dataset_name, output_dir)
+
+
+@EVALUATOR_REGISTRY.register()
+def cityscapes_panoptic_seg(cfg: CfgNode, dataset_name: str, output_dir: str | None) -> list[DatasetEvaluator]:
+    """PQ, and AP and IoU by Cityscapes' own protocol, each when its kind of output is on."""
+    boundary = cfg.MODEL.MASK_FORMER.TEST.BOUNDARY_ON
+    return _evaluators_of_outputs(
+        cfg,
+        dataset_name,
+        panoptic=lambda: COCOPanopticEvaluator(dataset_name, output_dir, boundary=boundary),
+        instance=lambda: CityscapesInstanceEvaluator(dataset_name, output_dir),
+        semantic=lambda: CityscapesSemSegEvaluator(dataset_name, output_dir),
+    )
+
+
+@EVALUATOR_REGISTRY.register()
+def cityscapes_instance(cfg: CfgNode, dataset_name: str, output_dir: str | None) -> list[DatasetEvaluator]:
+    """Mask AP by Cityscapes' protocol."""
+    return [CityscapesInstanceEvaluator(dataset_name, output_dir)]
+
+
+@EVALUATOR_REGISTRY.register()
+def cityscapes_sem_seg(cfg: CfgNode, dataset_name: str, output_dir: str | None) -> list[DatasetEvaluator]:
+    """IoU and iIoU by Cityscapes' protocol."""
+    return [CityscapesSemSegEvaluator(dataset_name, output_dir)]
 
 
 @EVALUATOR_REGISTRY.register()
 def coco(cfg: CfgNode, dataset_name: str, output_dir: str | None) -> list[DatasetEvaluator]:
     """Mask AP."""
-    return [InstanceSegEvaluator(dataset_name, output_dir)]
+    return [InstanceSegEvaluator(dataset_name, output_dir, boundary=cfg.MODEL.MASK_FORMER.TEST.BOUNDARY_ON)]
 
 
 @EVALUATOR_REGISTRY.register()
 def sem_seg(cfg: CfgNode, dataset_name: str, output_dir: str | None) -> list[DatasetEvaluator]:
     """Semantic segmentation metrics."""
     return [SemSegEvaluator(dataset_name)]
+
+
+def _evaluators_of_outputs(
+    cfg: CfgNode, dataset_name: str, **make: Callable[[], DatasetEvaluator]
+) -> list[DatasetEvaluator]:
+    """The evaluators of the kinds of output (panoptic, instance, semantic) that the config turns on."""
+    test = cfg.MODEL.MASK_FORMER.TEST
+    evaluators = [make_one() for kind, make_one in make.items() if test[f"{kind.upper()}_ON"]]
+    if not evaluators:
+        raise ValueError(
+            f"{dataset_name!r} cannot be scored: turn on PANOPTIC_ON, INSTANCE_ON or SEMANTIC_ON "
+            "of MODEL.MASK_FORMER.TEST"
+        )
+    return evaluators

@@ -46,26 +46,28 @@ class InstanceSegEvaluator(DatasetEvaluator):
     precision 0 at every recall. It is nan only where there is no object to find.
     """
 
-    def __init__(self, dataset_name: str, output_dir: str | None = None) -> None:
+    def __init__(self, dataset_name: str, output_dir: str | None = None, *, boundary: bool = False) -> None:
         """
         Args:
             dataset_name: a registered data set whose metadata holds `thing_classes`, indexed by contiguous
                 class, `thing_dataset_id_to_contiguous_id`, and `json_file` or `panoptic_json` with
                 `panoptic_root`.
             output_dir: when given, predictions are written to `coco_instances_results.json` there.
+            boundary: score boundary AP too, see `mask2former.evaluation.boundary`.
         """
         self._metadata: Metadata = dataset_metadata(dataset_name)
         class_of = self._metadata.thing_dataset_id_to_contiguous_id
         self._dataset_ids = {contiguous: dataset for dataset, contiguous in class_of.items()}
         self._class_names = list(self._metadata.thing_classes)
         self._output_dir = output_dir
+        self._tasks = {"segm": False, "boundary_segm": True} if boundary else {"segm": False}
         self._ground_truth = self._find_ground_truth(dict(class_of))
         self.reset()
 
     def reset(self) -> None:
         self._coverage = Coverage()
         self._objects = count_objects([], len(self._class_names))
-        self._matched: list[tuple[Hashable, MatchedImage]] = []
+        self._matched: dict[str, list[tuple[Hashable, MatchedImage]]] = {task: [] for task in self._tasks}
         self._written: list[dict[str, Any]] = []
 
     def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
@@ -84,13 +86,18 @@ class InstanceSegEvaluator(DatasetEvaluator):
                     f"image {image_id!r}: predicted masks are {rles[0]['size']}, those of "
                     f"{self._ground_truth.json_file} {truth[0].rle['size']} (height, width)"
                 )
-            self._matched.append((image_id, match_image(classes=classes, scores=scores, rles=rles, truth=truth)))
+            for task, boundary in self._tasks.items():
+                matched = match_image(classes=classes, scores=scores, rles=rles, truth=truth, boundary=boundary)
+                self._matched[task].append((image_id, matched))
             self._objects += count_objects(truth, len(self._class_names))
             if self._output_dir is not None:
                 self._written += self._results(image_id, classes, scores, rles)
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
-        """`{"segm": {AP, AP50, AP75, APs, APm, APl, AP-name}}` in percent on the main process, else None."""
+        """`{"segm": {AP, AP50, AP75, APs, APm, APl, AP-name}}` in percent on the main process, else None.
+
+        With `boundary` the same metrics under `boundary_segm` too.
+        """
         self._coverage.check(self._ground_truth.image_ids, dataset=self._metadata.name)
         matched = comm.gather(self._matched)
         objects = comm.gather(self._objects)
@@ -100,11 +107,10 @@ class InstanceSegEvaluator(DatasetEvaluator):
         if self._output_dir is not None:
             path = os.path.join(self._output_dir, "coco_instances_results.json")
             write_json(path, [result for part in written for result in part])
-        # Equal scores rank in the order of image ids, as in COCOeval, however the images were spread over
-        # ranks.
-        images = sorted((pair for part in matched for pair in part), key=lambda pair: pair[0])
-        table = precision_table([image for _, image in images], np.sum(objects, axis=0))
-        return {"segm": self._summarise(table)}
+        return {
+            task: self._summarise(task, [pair for part in matched for pair in part[task]], np.sum(objects, axis=0))
+            for task in self._tasks
+        }
 
     def _find_ground_truth(self, class_of: dict[int, int]) -> InstanceGroundTruth | PanopticGroundTruth:
         json_file = self._metadata.get("json_file")
@@ -144,7 +150,13 @@ class InstanceSegEvaluator(DatasetEvaluator):
             for category, score, rle in zip(classes.tolist(), scores.tolist(), rles, strict=True)
         ]
 
-    def _summarise(self, table: np.ndarray) -> dict[str, float]:
+    def _summarise(
+        self, task: str, matched: Sequence[tuple[Any, MatchedImage]], objects: np.ndarray
+    ) -> dict[str, float]:
+        # Equal scores rank in the order of image ids, as in COCOeval, however the images were spread over
+        # ranks.
+        images = sorted(matched, key=lambda pair: pair[0])
+        table = precision_table([image for _, image in images], objects)
         at = {round(100 * threshold): t for t, threshold in enumerate(IOU_THRESHOLDS)}
         result = {
             "AP": mean_precision(table[:, :, :, 0]),
@@ -155,13 +167,14 @@ class InstanceSegEvaluator(DatasetEvaluator):
             "APl": mean_precision(table[:, :, :, 3]),
         }
         logger.info(
-            "Mask AP on %s:\n%s",
+            "%s AP on %s:\n%s",
+            "Boundary" if self._tasks[task] else "Mask",
             self._metadata.name,
             tabulate([result.values()], headers=list(result), tablefmt="pipe", floatfmt=".2f"),
         )
         per_class = {self._class_names[c]: mean_precision(table[:, :, c, 0]) for c in sorted(self._dataset_ids)}
         logger.info(
-            "Mask AP per class:\n%s",
+            "AP per class:\n%s",
             tabulate(list(per_class.items()), headers=["", "AP"], tablefmt="pipe", floatfmt=".2f"),
         )
         return {**result, **{f"AP-{name}": value for name, value in per_class.items()}}

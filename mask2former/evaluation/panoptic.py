@@ -17,6 +17,7 @@ from mask2former.d2.data import Metadata
 from mask2former.d2.evaluation import DatasetEvaluator
 from mask2former.data.datasets.metadata import dataset_metadata
 from mask2former.data.images import id_to_rgb, write_atomic
+from mask2former.evaluation.boundary import boundary_iou
 from mask2former.evaluation.coverage import Coverage
 from mask2former.evaluation.ground_truth import panoptic_ground_truth
 from mask2former.evaluation.output import model_output, write_json
@@ -50,6 +51,7 @@ def panoptic_statistics(
     gt_ids: np.ndarray,
     gt_segments: Sequence[dict[str, Any]],
     num_classes: int,
+    boundary: bool = False,
 ) -> np.ndarray:
     """What one image adds to panoptic quality: float64 (4, C), rows summed IoU, hits, false alarms, misses.
 
@@ -58,6 +60,9 @@ def panoptic_statistics(
     pixels do not count against a prediction, crowds are never matched, and an unmatched prediction that lies
     for more than half on void or on the crowd of its class is forgiven.
 
+    With `boundary` the lower of mask and boundary IoU decides and is summed up (boundary PQ); void pixels do not
+    count against the boundary of a prediction either.
+
     Raises:
         ValueError: the maps differ in size, a predicted segment is listed but not painted or painted but not
             listed, or its class is out of range.
@@ -65,26 +70,18 @@ def panoptic_statistics(
     if pred_ids.shape != gt_ids.shape:
         raise ValueError(f"the prediction is {pred_ids.shape}, the ground truth {gt_ids.shape} (height, width)")
     joint = joint_areas(gt_ids, pred_ids)
-    gt_areas: dict[int, int] = {}
-    pred_areas: dict[int, int] = {}
-    for (gt_id, pred_id), area in joint.items():
-        gt_areas[gt_id] = gt_areas.get(gt_id, 0) + area
-        pred_areas[pred_id] = pred_areas.get(pred_id, 0) + area
+    pred_areas = _sum_by(joint, 1)
     predictions = {segment["id"]: segment["category_id"] for segment in pred_segments}
     _check_prediction(predictions, painted=pred_areas.keys() - {VOID}, num_classes=num_classes)
     truths = {segment["id"]: segment for segment in gt_segments}
 
     statistics = np.zeros((4, num_classes))
     matched_truths, matched_predictions = set(), set()
-    for (gt_id, pred_id), intersection in joint.items():
-        truth, category = truths.get(gt_id), predictions.get(pred_id)
-        if truth is None or truth.get("iscrowd", 0) or truth["category_id"] != category:
-            continue
-        gt_area = truth.get("area", gt_areas[gt_id])
-        union = pred_areas[pred_id] + gt_area - intersection - joint.get((VOID, pred_id), 0)
-        iou = intersection / union
+    for (gt_id, pred_id), iou in _overlaps(joint, pred_areas, truths, predictions).items():
+        if boundary and iou > 0.5:
+            iou = min(iou, boundary_iou(gt_ids == gt_id, pred_ids == pred_id, ignored=gt_ids == VOID))
         if iou > 0.5:
-            statistics[[IOU, TP], category] += (iou, 1)
+            statistics[[IOU, TP], predictions[pred_id]] += (iou, 1)
             matched_truths.add(gt_id)
             matched_predictions.add(pred_id)
 
@@ -105,6 +102,33 @@ def panoptic_statistics(
     return statistics
 
 
+def _overlaps(
+    joint: dict[tuple[int, int], int],
+    pred_areas: dict[int, int],
+    truths: dict[int, dict[str, Any]],
+    predictions: dict[int, int],
+) -> dict[tuple[int, int], float]:
+    """IoU, void left out, of pairs of segments of one class that touch; crowds have none."""
+    gt_areas = _sum_by(joint, 0)
+    ious = {}
+    for (gt_id, pred_id), intersection in joint.items():
+        truth = truths.get(gt_id)
+        if truth is None or truth.get("iscrowd", 0) or truth["category_id"] != predictions.get(pred_id):
+            continue
+        gt_area = truth.get("area", gt_areas[gt_id])
+        union = pred_areas[pred_id] + gt_area - intersection - joint.get((VOID, pred_id), 0)
+        ious[gt_id, pred_id] = intersection / union
+    return ious
+
+
+def _sum_by(joint: dict[tuple[int, int], int], side: int) -> dict[int, int]:
+    """Areas of the ids of one side of the pairs."""
+    areas: dict[int, int] = {}
+    for pair, area in joint.items():
+        areas[pair[side]] = areas.get(pair[side], 0) + area
+    return areas
+
+
 def panoptic_quality(statistics: np.ndarray) -> dict[str, np.ndarray]:
     """`PQ`, `SQ`, `RQ` per class in percent, each (C,), from statistics (4, C); nan where nothing occurs."""
     iou, tp, fp, fn = statistics
@@ -121,22 +145,24 @@ class COCOPanopticEvaluator(DatasetEvaluator):
     ranks.
     """
 
-    def __init__(self, dataset_name: str, output_dir: str | None = None) -> None:
+    def __init__(self, dataset_name: str, output_dir: str | None = None, *, boundary: bool = False) -> None:
         """
         Args:
             dataset_name: a registered data set whose metadata holds `panoptic_json` and `panoptic_root`.
             output_dir: when given, predictions are written there in COCO panoptic format:
                 `panoptic_predictions/*.png` and `panoptic_predictions.json`.
+            boundary: score boundary PQ too, see `mask2former.evaluation.boundary`.
         """
         self._metadata: Metadata = dataset_metadata(dataset_name)
         self._ground_truth = panoptic_ground_truth(self._metadata)
         self._dataset_ids = {v: k for k, v in self._ground_truth.class_of.items()}
         self._num_classes = max(self._dataset_ids) + 1
         self._output_dir = output_dir
+        self._tasks = {"panoptic_seg": False, "boundary_panoptic_seg": True} if boundary else {"panoptic_seg": False}
         self.reset()
 
     def reset(self) -> None:
-        self._statistics = np.zeros((4, self._num_classes))
+        self._statistics = {task: np.zeros((4, self._num_classes)) for task in self._tasks}
         self._coverage = Coverage()
         self._written: list[dict[str, Any]] = []
 
@@ -153,13 +179,15 @@ class COCOPanopticEvaluator(DatasetEvaluator):
             gt_ids, gt_segments = self._ground_truth.read(image_id)
             self._coverage.add(image_id)
             try:
-                self._statistics += panoptic_statistics(
-                    pred_ids=pred_ids,
-                    pred_segments=pred_segments,
-                    gt_ids=gt_ids,
-                    gt_segments=gt_segments,
-                    num_classes=self._num_classes,
-                )
+                for task, boundary in self._tasks.items():
+                    self._statistics[task] += panoptic_statistics(
+                        pred_ids=pred_ids,
+                        pred_segments=pred_segments,
+                        gt_ids=gt_ids,
+                        gt_segments=gt_segments,
+                        num_classes=self._num_classes,
+                        boundary=boundary,
+                    )
             except ValueError as error:
                 raise ValueError(f"{self._ground_truth.file_name(image_id)}: {error}") from error
             if self._output_dir is not None:
@@ -168,7 +196,8 @@ class COCOPanopticEvaluator(DatasetEvaluator):
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """`{"panoptic_seg": {PQ, SQ, RQ, PQ_th, …, RQ_st, PQ-name, SQ-name, RQ-name}}` in percent.
 
-        On the main process; None on the others. A class that never occurs is nan and left out of the means.
+        With `boundary` the same metrics under `boundary_panoptic_seg` too. On the main process; None on the
+        others. A class that never occurs is nan and left out of the means.
         """
         self._coverage.check(self._ground_truth.image_ids, dataset=self._metadata.name)
         gathered = comm.gather(self._statistics)
@@ -178,10 +207,12 @@ class COCOPanopticEvaluator(DatasetEvaluator):
         if self._output_dir is not None:
             annotations = [annotation for part in written for annotation in part]
             write_json(os.path.join(self._output_dir, "panoptic_predictions.json"), {"annotations": annotations})
-        quality = panoptic_quality(np.sum(gathered, axis=0))
-        return {"panoptic_seg": self._summarise(quality)}
+        return {
+            task: self._summarise(task, panoptic_quality(np.sum([part[task] for part in gathered], axis=0)))
+            for task in self._tasks
+        }
 
-    def _summarise(self, quality: dict[str, np.ndarray]) -> dict[str, float]:
+    def _summarise(self, task: str, quality: dict[str, np.ndarray]) -> dict[str, float]:
         classes = np.array(sorted(self._dataset_ids))
         is_thing = np.isin(classes, list(self._ground_truth.things))
         groups = {"": classes, "_th": classes[is_thing], "_st": classes[~is_thing]}
@@ -199,7 +230,8 @@ class COCOPanopticEvaluator(DatasetEvaluator):
             result.update({f"{metric}-{names[index]}": value for metric, value in of_class.items()})
             rows.append([names[index], *of_class.values()])
         table = tabulate(rows, headers=["", *quality], tablefmt="pipe", floatfmt=".2f", missingval="-")
-        logger.info("Panoptic quality on %s:\n%s", self._metadata.name, table)
+        kind = "Boundary panoptic" if self._tasks[task] else "Panoptic"
+        logger.info("%s quality on %s:\n%s", kind, self._metadata.name, table)
         return result
 
     def _write_png(self, image_id: Any, ids: np.ndarray, segments: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -148,24 +148,26 @@ class MaskFormer(nn.Module):
         Raises:
             ValueError: in training, if a label is not in [0, C).
         """
-        images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
-        batch = ImageList.from_tensors(images, self.size_divisibility)
-        outputs = self.sem_seg_head(self.backbone(batch.tensor))
+        batch, outputs = self._run(batched_inputs)
         if self.training:
             size = (batch.tensor.shape[2], batch.tensor.shape[3])
             return self.criterion(outputs, [self._target(x, size) for x in batched_inputs])
-        results = []
-        for i, inputs in enumerate(batched_inputs):
-            image_size = batch.image_sizes[i]
-            output_size = (inputs.get("height", image_size[0]), inputs.get("width", image_size[1]))
-            masks = F.interpolate(
-                outputs["pred_masks"][i].float().unsqueeze(0),
-                size=batch.tensor.shape[-2:],
-                mode="bilinear",
-                align_corners=False,
-            ).squeeze(0)
-            results.append(self._infer(outputs["pred_logits"][i].float(), masks, image_size, output_size))
-        return results
+        return [self._infer(*prediction) for prediction in _each_image(batch, outputs, batched_inputs)]
+
+    def predict_masks(self, batched_inputs: Sequence[dict[str, Any]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """What is inferred from, one image after another, in evaluation.
+
+        Takes what `forward` takes, and gives class logits (Q, C+1) and mask logits (Q, height, width) at the size of
+        the wanted output.
+        """
+        batch, outputs = self._run(batched_inputs)
+        for class_logits, masks, image_size, output_size in _each_image(batch, outputs, batched_inputs):
+            yield class_logits, sem_seg_postprocess(masks, image_size, *output_size)
+
+    def _run(self, batched_inputs: Sequence[dict[str, Any]]) -> tuple[ImageList, dict[str, Any]]:
+        images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
+        batch = ImageList.from_tensors(images, self.size_divisibility)
+        return batch, self.sem_seg_head(self.backbone(batch.tensor))
 
     def _infer(
         self,
@@ -178,7 +180,10 @@ class MaskFormer(nn.Module):
         if not self.resize_masks_first:
             scores = semantic_inference(class_logits, mask_logits)
             return {"sem_seg": sem_seg_postprocess(scores, image_size, *output_size)}
-        mask_logits = sem_seg_postprocess(mask_logits, image_size, *output_size)
+        return self.segment(class_logits, sem_seg_postprocess(mask_logits, image_size, *output_size))
+
+    def segment(self, class_logits: Tensor, mask_logits: Tensor) -> dict[str, Any]:
+        """Turn class logits (Q, C+1) and mask logits (Q, H, W) of the output's size into the outputs asked for."""
         result: dict[str, Any] = {}
         if self.semantic_on:
             result["sem_seg"] = semantic_inference(class_logits, mask_logits)
@@ -215,6 +220,22 @@ class MaskFormer(nn.Module):
         height, width = size
         padding = (0, width - masks.shape[2], 0, height - masks.shape[1])
         return Target(labels=labels.to(self.device, non_blocking=True), masks=F.pad(masks, padding))
+
+
+def _each_image(
+    batch: ImageList, outputs: dict[str, Any], batched_inputs: Sequence[dict[str, Any]]
+) -> Iterator[tuple[Tensor, Tensor, tuple[int, int], tuple[int, int]]]:
+    """Class logits, mask logits at the padded size, the image's own size, and the size of the wanted output."""
+    for i, inputs in enumerate(batched_inputs):
+        image_size = batch.image_sizes[i]
+        output_size = (inputs.get("height", image_size[0]), inputs.get("width", image_size[1]))
+        masks = F.interpolate(
+            outputs["pred_masks"][i].float().unsqueeze(0),
+            size=batch.tensor.shape[-2:],
+            mode="bilinear",
+            align_corners=False,
+        ).squeeze(0)
+        yield outputs["pred_logits"][i].float(), masks, image_size, output_size
 
 
 def _name(inputs: dict[str, Any]) -> str:

@@ -52,8 +52,8 @@ def test_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
     checkpointer = run(tmp_path)
     path = checkpointer.save("model_final", iteration=1)
 
-    def fail(content, stream):
-        stream.write(b"half a checkpoint")
+    def fail(content, path):
+        path.write_bytes(b"half a checkpoint")
         raise OSError("disk full")
 
     monkeypatch.setattr(torch, "save", fail)

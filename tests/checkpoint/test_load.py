@@ -57,10 +57,10 @@ def test_same_model(tmp_path, name, caplog):
     assert len(report.loaded) == len(source.state_dict()) - 1
     assert not report.renamed
     assert not report.missing
-    assert not report.unexpected
-    assert str(len(report.loaded)) in report.table()
+    assert not report.skipped
+    assert report.complete
     assert [record.levelname for record in caplog.records] == ["INFO"]
-    assert report.table() in caplog.text
+    assert caplog.messages == [f"Weights from {tmp_path / name}: all {len(report.loaded)} tensors loaded"]
 
 
 def test_other_number_of_classes(tmp_path, caplog):
@@ -100,15 +100,43 @@ def test_old_name_of_query_features_and_wrapper(tmp_path):
 
 
 def test_backbone_file(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     backbone, target = ResNet(depth=18), Model(ResNet(depth=18, norm="SyncBN"))
     state = dict(backbone.state_dict()) | {"stem.fc.weight": torch.zeros(10, 512)}
     report = load_weights(target, save(tmp_path / "R-18.pkl", state))
     for name, value in backbone.state_dict().items():
         assert torch.equal(target.backbone.state_dict()[name], value), name
     assert all(name.startswith("sem_seg_head.") for name in report.missing)
-    assert report.unexpected == ("backbone.stem.fc.weight",)
-    assert "missing in the file" in caplog.text
+    assert report.skipped == ("backbone.stem.fc.weight",)
     assert "sem_seg_head.predictor" in report.table()
+    assert report.backbone_only
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+    assert caplog.messages[0].endswith(
+        f"backbone loaded ({len(report.loaded)} tensors); sem_seg_head trained from scratch"
+    )
+
+
+def test_backbone_file_with_other_differences_is_a_warning(tmp_path, caplog):
+    state = dict(ResNet(depth=18).state_dict())
+    for name, change in (("stem.extra", torch.zeros(1)), ("stem.conv1.norm.bias", None)):
+        changed = {**state, name: change}
+        changed = {key: value for key, value in changed.items() if value is not None}
+        caplog.clear()
+        report = load_weights(Model(ResNet(depth=18)), save(tmp_path / "R-18.pkl", changed))
+        assert not report.backbone_only
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert report.table() in caplog.text
+
+
+def test_original_swin_file_is_a_backbone(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    state = {name: value for name, value in swin().state_dict().items() if not name.startswith("norm")}
+    state |= {"norm.weight": torch.ones(64), "norm.bias": torch.ones(64), "head.weight": torch.zeros(10, 64)}
+    state["layers.0.blocks.1.attn_mask"] = torch.zeros(4, 16, 16)
+    report = load_weights(Model(swin()), save(tmp_path / "swin.pth", state))
+    assert report.backbone_only
+    assert "backbone.norm0.weight" in report.missing
+    assert [record.levelname for record in caplog.records] == ["INFO"]
 
 
 def test_backbone_alone(tmp_path):
@@ -122,7 +150,7 @@ def test_swin_of_another_window_size(tmp_path):
     report = load_weights(target, save(tmp_path / "m.pkl", source.state_dict()))
     assert len(report.resized) == 12
     assert not report.missing
-    assert not report.unexpected
+    assert not report.skipped
     index = target.backbone.layers[0].blocks[0].attn.relative_position_index
     assert index.shape == (36, 36)
     table = target.backbone.layers[0].blocks[0].attn.relative_position_bias_table
@@ -179,3 +207,12 @@ def test_strict_allows_no_difference(tmp_path, change):
 def test_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"absent\.pkl"):
         load_weights(Model(), tmp_path / "absent.pkl")
+
+
+def test_resized_or_renamed_alone_is_no_warning(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    report = load_weights(Model(queries=6), save(tmp_path / "m.pkl", Model(queries=4).state_dict()))
+    assert not report.complete
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+    assert report.table() in caplog.text
+    assert "of these resized" in caplog.text

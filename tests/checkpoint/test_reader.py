@@ -1,14 +1,13 @@
 import io
 import pickle
 from collections import Counter, OrderedDict
-from urllib.error import URLError
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
-from mask2former.checkpoint import CheckpointError, read_checkpoint, reader
+from mask2former.checkpoint import CheckpointError, read_checkpoint
 
 ARRAY = np.arange(6, dtype=np.float32).reshape(2, 3)
 
@@ -90,7 +89,7 @@ def test_other_codecs_are_refused(tmp_path):
         read_checkpoint(path)
 
 
-@pytest.mark.parametrize("name", ["a.pth", "a.pt", "a.safetensors"])
+@pytest.mark.parametrize("name", ["a.pth", "a.pt", "a.bin", "a.safetensors"])
 @pytest.mark.parametrize("wrap", ["model", "state_dict", None])
 def test_other_formats(tmp_path, name, wrap):
     path = tmp_path / name
@@ -153,41 +152,48 @@ def test_unknown_suffix(tmp_path):
         read_checkpoint(path)
 
 
+def transformers_folder(path, config='{"model_type": "mask2former", "num_queries": 5}'):
+    path.mkdir()
+    (path / "config.json").write_text(config)
+    safetensors.torch.save_file({"w": torch.from_numpy(ARRAY)}, path / "model.safetensors")
+    return path
+
+
+def test_folder_of_transformers(tmp_path):
+    folder = transformers_folder(tmp_path / "model")
+    checkpoint = read_checkpoint(folder)
+    assert torch.equal(checkpoint["model"]["w"], torch.from_numpy(ARRAY))
+    assert checkpoint["config"]["num_queries"] == 5
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"neither model\.safetensors nor pytorch_model\.bin"):
+        read_checkpoint(folder)
+    torch.save({"w": torch.ones(2)}, folder / "pytorch_model.bin")
+    assert read_checkpoint(folder)["model"]["w"].tolist() == [1, 1]
+
+
+def test_folder_without_config(tmp_path):
+    with pytest.raises(CheckpointError, match=r"is a folder without config\.json.*MODEL\.WEIGHTS must be"):
+        read_checkpoint(tmp_path)
+
+
 @pytest.mark.parametrize(
-    ("address", "place"),
+    ("config", "message"),
     [
-        ("detectron2://ImageNetPretrained/torchvision/R-50.pkl", "detectron2/ImageNetPretrained/torchvision/R-50.pkl"),
-        ("https://example.org/a/b/model.pkl", "a/b/model.pkl"),
+        ('{"model_type": "maskformer"}', r"config\.json describes a model of type 'maskformer', not 'mask2former'"),
+        ("{}", "a model of type None"),
+        ("[1]", "a model of type None"),
+        ('{"model_type": "mask2f', r"config\.json is not JSON"),
+        ("", r"config\.json is not JSON"),
     ],
 )
-def test_addresses_use_the_cache(tmp_path, monkeypatch, address, place):
-    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
-    cached = tmp_path / place
-
-    def fail(url, *args, **kwargs):
-        raise URLError(f"no route to {url}")
-
-    monkeypatch.setattr("iopath.common.file_io.download", fail)
-    with pytest.raises(FileNotFoundError) as caught:
-        read_checkpoint(address)
-    assert "no route to https://" in str(caught.value)
-    assert str(caught.value).endswith(f"put it at {cached}")
-
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    cached.write_bytes(pickle.dumps({"w": ARRAY}))
-    assert read_checkpoint(address)["model"].keys() == {"w"}
-    assert reader.local_path(address) == cached
+def test_folder_of_something_else(tmp_path, config, message):
+    with pytest.raises(CheckpointError, match=message):
+        read_checkpoint(transformers_folder(tmp_path / "model", config))
 
 
-def test_download_goes_into_the_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
-
-    def download(url, folder, *, filename):
-        (path := f"{folder}/{filename}")
-        with open(path, "wb") as file:
-            file.write(pickle.dumps({"w": ARRAY}))
-        return path
-
-    monkeypatch.setattr("iopath.common.file_io.download", download)
-    assert read_checkpoint("https://example.org/x/model.pkl")["model"].keys() == {"w"}
-    assert (tmp_path / "x" / "model.pkl").is_file()
+def test_folder_with_truncated_weights(tmp_path):
+    folder = transformers_folder(tmp_path / "model")
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-5])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read; it is truncated"):
+        read_checkpoint(folder)

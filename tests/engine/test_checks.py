@@ -223,6 +223,15 @@ def test_absent_weights_are_named(cfg):
     check_machine(cfg, world_size=1)
 
 
+def test_folder_of_another_model_is_refused(cfg, tmp_path):
+    cfg.MODEL.WEIGHTS = str(tmp_path)
+    with pytest.raises(SetupError, match=r"MODEL\.WEIGHTS: .* without config\.json"):
+        check_machine(cfg, world_size=1)
+    (tmp_path / "config.json").write_text('{"model_type": "mask2former", "backbone_config": {"model_type": "swin"}}')
+    with pytest.raises(SetupError, match=r"MODEL\.WEIGHTS: .* holds a model of transformers, and this is none"):
+        check_machine(cfg, world_size=1)
+
+
 def test_unwritable_output_dir_is_named(cfg, tmp_path):
     (tmp_path / "file").touch()
     cfg.OUTPUT_DIR = str(tmp_path / "file")
@@ -244,7 +253,15 @@ def test_panoptic_output_needs_to_know_things(cfg, register, panoptic_dicts):
         check_setup(cfg)
 
 
-@pytest.mark.parametrize(("evaluator_type", "switch"), [("sem_seg", "SEMANTIC_ON"), ("coco", "INSTANCE_ON")])
+@pytest.mark.parametrize(
+    ("evaluator_type", "switch"),
+    [
+        ("sem_seg", "SEMANTIC_ON"),
+        ("coco", "INSTANCE_ON"),
+        ("cityscapes_sem_seg", "SEMANTIC_ON"),
+        ("cityscapes_instance", "INSTANCE_ON"),
+    ],
+)
 def test_test_set_that_the_outputs_cannot_score(cfg, register, panoptic_dicts, evaluator_type, switch):
     register("check_train", panoptic_dicts, **PANOPTIC, **THINGS)
     register("check_val", panoptic_dicts, **{**PANOPTIC, "evaluator_type": evaluator_type})

@@ -34,6 +34,7 @@ def test_arguments_are_detectron2s():
         *("--machine-rank", "1", "--dist-url", "tcp://host:1", "SOLVER.MAX_ITER", "5", "OUTPUT_DIR", "out"),
     )
     assert vars(args) == {
+        "strict": False,  # ours
         "config_file": "a.yaml",
         "eval_only": True,
         "resume": True,

@@ -7,12 +7,12 @@ import pytest
 
 from mask2former.d2.config import CfgNode
 from mask2former.d2.data import MetadataCatalog
-from mask2former.d2.evaluation import DatasetEvaluator
+from mask2former.d2.evaluation import DatasetEvaluator, DatasetEvaluators
 from mask2former.evaluation import EVALUATOR_REGISTRY, build_evaluators
 
 
-def config(*, panoptic: bool = True, instance: bool = True, semantic: bool = True) -> CfgNode:
-    test = {"PANOPTIC_ON": panoptic, "INSTANCE_ON": instance, "SEMANTIC_ON": semantic}
+def config(*, panoptic: bool = True, instance: bool = True, semantic: bool = True, boundary: bool = False) -> CfgNode:
+    test = {"PANOPTIC_ON": panoptic, "INSTANCE_ON": instance, "SEMANTIC_ON": semantic, "BOUNDARY_ON": boundary}
     return CfgNode({"MODEL": {"MASK_FORMER": {"TEST": test}}})
 
 
@@ -37,6 +37,7 @@ def set_of_type() -> Iterator[Callable[[str], str]]:
         ({}, {"panoptic_seg", "segm", "sem_seg"}),
         ({"instance": False}, {"panoptic_seg", "sem_seg"}),
         ({"panoptic": False, "semantic": False}, {"segm"}),
+        ({"boundary": True}, {"panoptic_seg", "boundary_panoptic_seg", "segm", "boundary_segm", "sem_seg"}),
     ],
 )
 def test_a_panoptic_set_is_scored_on_every_kind_of_output(
@@ -47,13 +48,20 @@ def test_a_panoptic_set_is_scored_on_every_kind_of_output(
     assert set(evaluators.evaluate()) == expected
 
 
+@pytest.mark.parametrize("evaluator_type", ["ade20k_panoptic_seg", "mapillary_vistas_panoptic_seg"])
+def test_other_panoptic_sets_are_scored_alike(panoptic_set: str, evaluator_type: str) -> None:
+    evaluators = DatasetEvaluators(EVALUATOR_REGISTRY.get(evaluator_type)(config(), panoptic_set, None))
+    evaluators.reset()
+    assert set(evaluators.evaluate()) == {"panoptic_seg", "segm", "sem_seg"}
+
+
 def test_nothing_to_score(panoptic_set: str) -> None:
     with pytest.raises(ValueError, match="turn on PANOPTIC_ON, INSTANCE_ON or SEMANTIC_ON"):
         build_evaluators(config(panoptic=False, instance=False, semantic=False), panoptic_set)
 
 
 def test_unknown_type_lists_the_known_ones(set_of_type: Callable[[str], str]) -> None:
-    with pytest.raises(KeyError, match=r"'depth'; known types are: coco, coco_panoptic_seg, .*sem_seg"):
+    with pytest.raises(KeyError, match=r"'depth'; known types are: ade20k_panoptic_seg, .*coco, .*sem_seg"):
         build_evaluators(config(), set_of_type("depth"))
     with pytest.raises(KeyError, match="evaluator_type None"):
         build_evaluators(config(), "a_set_without_metadata")

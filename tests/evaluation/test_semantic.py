@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from mask2former.d2.data import DatasetCatalog, MetadataCatalog
-from mask2former.evaluation.semantic import SemSegEvaluator, confusion_matrix, semantic_metrics
+from mask2former.evaluation.semantic import SemSegEvaluator, confusion_matrix, label_map, semantic_metrics
 from tests.helpers.panoptic import CLASS_OF, random_panoptic
 
 Register = Callable[..., str]
@@ -121,6 +121,17 @@ def test_wrong_sizes(register: Register) -> None:
         SemSegEvaluator(name).process([{"file_name": "a.jpg"}], [{}])
     with pytest.raises(ValueError, match="predicted class -1"):
         confusion_matrix(np.array([[-1]]), np.array([[0]]), num_classes=2, ignore_label=255)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_label_map_is_argmax(dtype: torch.dtype) -> None:
+    """With ties, of which the first wins, and on scores that are not contiguous."""
+    scores = torch.randint(0, 4, (30, 17, 40), generator=torch.Generator().manual_seed(0)).to(dtype)
+    for given in (scores, scores.flip(0).transpose(1, 2), scores[:1], scores[:, :0]):
+        expected = given.numpy().argmax(axis=0) if dtype != torch.bfloat16 else given.float().numpy().argmax(axis=0)
+        assert np.array_equal(label_map(given), expected)
+    with pytest.raises(ValueError, match="hold no class"):
+        label_map(torch.zeros(0, 2, 2))
 
 
 def test_empty_map() -> None:

@@ -116,6 +116,14 @@ def test_eval_only_scores_the_saved_weights(folder, trained):
     assert saved == during
 
 
+def test_eval_only_with_test_time_augmentation(folder, trained):
+    output = folder / "augmented"
+    augmentation = ("TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES", "(64, 48)", "TEST.AUG.FLIP", "True")
+    run(folder, output, "MODEL.WEIGHTS", str(trained / "model_final.pth"), *augmentation, flags=["--eval-only"])
+    for kind in ("inference", "inference_TTA"):
+        assert (output / kind / "tool_val" / "panoptic_predictions.json").is_file()
+
+
 def test_checkpoint_of_another_architecture_is_refused(folder, trained):
     with pytest.raises(CheckpointError, match=r"model_final\.pth"):
         run(folder, folder / "other", "MODEL.WEIGHTS", str(trained / "model_final.pth"), *SWIN)
@@ -131,6 +139,13 @@ SWIN = (
     *("MODEL.BACKBONE.NAME", "D2SwinTransformer", "MODEL.SWIN.EMBED_DIM", "12"),
     *("MODEL.SWIN.DEPTHS", "[1, 1, 1, 1]", "MODEL.SWIN.NUM_HEADS", "[1, 1, 1, 1]"),
 )
+
+
+def test_strict_allows_no_difference(folder, trained):
+    options = ("MODEL.WEIGHTS", str(trained / "model_final.pth"), "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "9")
+    for flags in (("--strict",), ("--strict", "--eval-only")):
+        with pytest.raises(CheckpointError, match=r"model_final\.pth does not fit the model exactly"):
+            run(folder, folder / "strict", *options, flags=flags)
 
 
 def test_misspelt_key_is_named(folder):

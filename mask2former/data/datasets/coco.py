@@ -16,9 +16,14 @@ from pycocotools import mask as mask_api
 from mask2former.d2.data import DatasetCatalog, MetadataCatalog
 from mask2former.d2.structures import BoxMode
 from mask2former.data.datasets.metadata import (
+    DEFAULT_HINT,
     Category,
+    PathLike,
     check_categories,
+    check_folder,
+    first_few,
     instance_metadata,
+    is_free,
     load_categories,
     panoptic_metadata,
     things_first,
@@ -26,9 +31,6 @@ from mask2former.data.datasets.metadata import (
 from mask2former.data.images import DataError
 
 logger = logging.getLogger(__name__)
-
-PathLike = str | os.PathLike[str]
-_DEFAULT_HINT = "set DETECTRON2_DATASETS to the folder that holds the data sets, or correct the path"
 
 
 def register_coco_panoptic(
@@ -40,7 +42,8 @@ def register_coco_panoptic(
     categories: Sequence[Category] | None = None,
     instances_json: PathLike | None = None,
     sem_seg_root: PathLike | None = None,
-    missing_hint: str = _DEFAULT_HINT,
+    sem_seg_required: bool = False,
+    missing_hint: str = DEFAULT_HINT,
     **metadata: Any,
 ) -> None:
     """Registers a panoptic set in COCO's format, so that configs can name it in DATASETS.
@@ -53,6 +56,7 @@ def register_coco_panoptic(
         instances_json: COCO instance annotations of the same images, to evaluate AP on; without it the things
             of the panoptic PNGs serve.
         sem_seg_root: folder of semantic label PNGs of contiguous ids, named as the panoptic ones.
+        sem_seg_required: whether that folder must be there; otherwise the panoptic PNGs serve in its place.
         missing_hint: what a user should do when a file is missing; ends the error message.
         metadata: more attributes for the `MetadataCatalog`, e.g. another `evaluator_type`.
 
@@ -65,12 +69,12 @@ def register_coco_panoptic(
         metadata = {**panoptic_metadata(categories), **metadata}
 
     def load() -> list[dict[str, Any]]:
-        content = _read_json(source, missing_hint)
+        content = read_annotations(source, missing_hint)
         if categories is None:
             check_categories(content["categories"], source, panoptic=True)
             MetadataCatalog.get(name).set(**panoptic_metadata(things_first(content["categories"])))
-        for folder in (image_root, panoptic_root):
-            _check_folder(folder, name, missing_hint)
+        for folder in (image_root, panoptic_root, *([sem_seg_root] if sem_seg_required and sem_seg_root else [])):
+            check_folder(folder, name, missing_hint)
         known = MetadataCatalog.get(name).as_dict()
         return panoptic_dicts(
             content,
@@ -99,7 +103,7 @@ def register_coco_instances(
     image_root: PathLike,
     json_file: PathLike,
     categories: Sequence[Category] | None = None,
-    missing_hint: str = _DEFAULT_HINT,
+    missing_hint: str = DEFAULT_HINT,
     **metadata: Any,
 ) -> None:
     """Registers an instance set in COCO's format; arguments and errors as in `register_coco_panoptic`.
@@ -112,12 +116,12 @@ def register_coco_instances(
         metadata = {**instance_metadata(categories), **metadata}
 
     def load() -> list[dict[str, Any]]:
-        content = _read_json(source, missing_hint)
+        content = read_annotations(source, missing_hint)
         if categories is None:
             check_categories(content["categories"], source, panoptic=False)
             by_id = sorted(content["categories"], key=lambda category: category["id"])
             MetadataCatalog.get(name).set(**instance_metadata(by_id))
-        _check_folder(image_root, name, missing_hint)
+        check_folder(image_root, name, missing_hint)
         ids = MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id
         return instance_dicts(content, source, image_root=image_root, contiguous_ids=ids)
 
@@ -178,14 +182,15 @@ def instance_dicts(
     ids = Counter(annotation["id"] for annotation in content["annotations"])
     twice = [key for key, count in ids.items() if count > 1]
     if twice:
-        raise DataError(f"{source}: annotation ids given twice: {_first(twice)}; ids must be unique in the file")
+        raise DataError(f"{source}: annotation ids given twice: {first_few(twice)}; ids must be unique in the file")
     dicts = {key: {**_image_record(images[key], image_root), "annotations": []} for key in sorted(images)}
     for annotation in content["annotations"]:
         where = f"{source}: annotation {annotation['id']} of image {annotation['image_id']}"
         if annotation["image_id"] not in dicts:
             raise DataError(f"{where}: no such image is listed")
         if annotation["category_id"] not in contiguous_ids:
-            raise DataError(f"{where}: unknown category id {annotation['category_id']}; known {_first(contiguous_ids)}")
+            category = annotation["category_id"]
+            raise DataError(f"{where}: unknown category id {category}; known are {first_few(contiguous_ids)}")
         dicts[annotation["image_id"]]["annotations"].append(
             {
                 "bbox": annotation["bbox"],
@@ -210,7 +215,7 @@ def _convert_segments(annotation: Mapping[str, Any], source: str, metadata: Mapp
         seen.add(segment["id"])
         category = segment["category_id"]
         if category not in things and category not in stuff:
-            raise DataError(f"{where}: unknown category id {category}; known are {_first([*things, *stuff])}")
+            raise DataError(f"{where}: unknown category id {category}; known are {first_few([*things, *stuff])}")
         isthing = category in things
         contiguous = things[category] if isthing else stuff[category]
         segments.append(
@@ -230,7 +235,8 @@ def _check_segmentation(segmentation: Any, where: str) -> Any:
     raise DataError(f"{where}: no mask; a segmentation is a list of polygons or an RLE with counts and size")
 
 
-def _read_json(path: str, hint: str) -> dict[str, Any]:
+def read_annotations(path: str, hint: str) -> dict[str, Any]:
+    """A parsed file of COCO annotations; `hint` is what to do where there is none."""
     if not os.path.isfile(path):
         raise FileNotFoundError(f"no annotation file {os.path.abspath(path)}; {hint}")
     try:
@@ -241,11 +247,6 @@ def _read_json(path: str, hint: str) -> dict[str, Any]:
     if missing:
         raise DataError(f"{path}: lacks {', '.join(missing)}; this is no file of COCO annotations")
     return content
-
-
-def _check_folder(path: PathLike, name: str, hint: str) -> None:
-    if not os.path.isdir(path):
-        raise FileNotFoundError(f"no folder {os.path.abspath(path)}, which data set {name} reads; {hint}")
 
 
 def _images_by_id(content: Mapping[str, Any], source: str) -> dict[Any, dict[str, Any]]:
@@ -265,12 +266,7 @@ def _image_record(image: Mapping[str, Any], image_root: PathLike) -> dict[str, A
 
 def _check_ids(source: str, problem: str, ids: Sequence[Any]) -> None:
     if ids:
-        raise DataError(f"{source}: images {problem}: {_first(ids)}")
-
-
-def _first(values: Any, count: int = 10) -> str:
-    values = list(values)
-    return ", ".join(map(str, values[:count])) + (f" and {len(values) - count} more" if len(values) > count else "")
+        raise DataError(f"{source}: images {problem}: {first_few(ids)}")
 
 
 def register_coco(root: PathLike) -> None:
@@ -282,11 +278,11 @@ def register_coco(root: PathLike) -> None:
         image_root = folder / f"{split}2017"
         instances_json = folder / "annotations" / f"instances_{split}2017.json"
         name = f"coco_2017_{split}"
-        if name not in DatasetCatalog.list():
+        if is_free(name):
             register_coco_instances(name, image_root=image_root, json_file=instances_json, categories=things)
         sem_seg_root = folder / f"panoptic_semseg_{split}2017"
         for suffix, extra in (("", None), ("_with_sem_seg", sem_seg_root)):
-            if f"{name}_panoptic{suffix}" not in DatasetCatalog.list():
+            if is_free(f"{name}_panoptic{suffix}"):
                 register_coco_panoptic(
                     f"{name}_panoptic{suffix}",
                     image_root=image_root,

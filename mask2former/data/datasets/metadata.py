@@ -6,7 +6,8 @@ A *category* is COCO's record: `id` as in the files, `name`, for panoptic sets `
 
 import colorsys
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from importlib import resources
 from typing import Any
 
@@ -14,6 +15,8 @@ from mask2former.d2.data import DatasetCatalog, Metadata, MetadataCatalog
 from mask2former.data.images import DataError
 
 Category = dict[str, Any]
+PathLike = str | os.PathLike[str]
+DEFAULT_HINT = "set DETECTRON2_DATASETS to the folder that holds the data sets, or correct the path"
 
 
 def load_categories(table: str) -> list[Category]:
@@ -69,12 +72,35 @@ def instance_metadata(categories: Sequence[Category]) -> dict[str, Any]:
     return {"thing_classes": names, "thing_colors": colors, "thing_dataset_id_to_contiguous_id": ids}
 
 
+def semantic_metadata(categories: Sequence[Category]) -> dict[str, Any]:
+    """Metadata of a semantic set; records need a `name` alone."""
+    names, colors = _names_and_colors(categories)
+    return {"stuff_classes": names, "stuff_colors": colors}
+
+
 def dataset_metadata(name: str) -> Metadata:
     """Metadata of a registered set, complete: classes that stand in its files are read first if need be."""
     metadata = MetadataCatalog.get(name)
     if metadata.get("thing_classes") is None and metadata.get("stuff_classes") is None:
         DatasetCatalog.get(name)
     return metadata
+
+
+def is_free(name: str) -> bool:
+    """Whether no data set has that name; where Detectron2 has registered it already, its entry stays."""
+    return name not in DatasetCatalog.list()
+
+
+def check_folder(path: PathLike, name: str, hint: str) -> None:
+    """Raises `FileNotFoundError` unless `path` is a folder; `name` is the data set that reads it."""
+    if not os.path.isdir(path):
+        raise FileNotFoundError(f"no folder {os.path.abspath(path)}, which data set {name} reads; {hint}")
+
+
+def first_few(values: Iterable[Any], count: int = 10) -> str:
+    """A list for a message, cut short."""
+    values = list(values)
+    return ", ".join(map(str, values[:count])) + (f" and {len(values) - count} more" if len(values) > count else "")
 
 
 def _names_and_colors(categories: Sequence[Category]) -> tuple[list[str], list[list[int]]]:

@@ -202,6 +202,20 @@ def test_broken_instances_name_file_and_annotation(tmp_path: Path, name: str, ch
         DatasetCatalog.get(name)
 
 
+def test_instance_file_with_bad_categories(tmp_path: Path, name: str) -> None:
+    path = write_instances(tmp_path)
+    content = json.loads(path.read_text())
+    register_coco_instances(name, image_root=tmp_path, json_file=path)
+    content["categories"][0]["id"] = 4
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=rf"{path}: category id 4 is given to both 'dog' and 'cat'"):
+        DatasetCatalog.get(name)
+    del content["categories"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=rf"{path}: lacks categories"):
+        DatasetCatalog.get(name)
+
+
 # --- built-in names -----------------------------------------------------------
 
 

@@ -1,0 +1,63 @@
+"""The published models: what they are, how good, and where their checkpoints are."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+_TABLE = Path(__file__).with_name("published.json")
+_HOST = "https://dl.fbaipublicfiles.com/maskformer/mask2former/"
+
+
+@dataclass(frozen=True)
+class PublishedModel:
+    """A row of the model zoo."""
+
+    dataset: str
+    task: str
+    """panoptic, instance or semantic."""
+    backbone: str
+    schedule: str
+    metrics: dict[str, float]
+    """In percent, as published; none is measured by this project."""
+    checkpoint: str
+    """Web address."""
+    gflops: float | None = None
+    """Of a forward pass, 10^9 multiply-adds, measured with `tools/analyze_model.py`."""
+    paper_gflops: float | None = None
+    """The same as the paper gives it."""
+
+
+@cache
+def published_models() -> dict[str, PublishedModel]:
+    """All published models by name, which is that of their config file."""
+    table = json.loads(_TABLE.read_text(encoding="utf-8"))
+    return {name: PublishedModel(**row | {"checkpoint": _HOST + row["checkpoint"]}) for name, row in table.items()}
+
+
+def get_checkpoint_url(name: str) -> str:
+    """Return the web address of a published model's checkpoint.
+
+    Args:
+        name: such as `coco/panoptic-segmentation/maskformer2_R50_bs16_50ep`, with or without `.yaml`.
+
+    Raises:
+        KeyError: if there is no such model; the text names similar ones.
+    """
+    models = published_models()
+    name = name.removesuffix(".yaml")
+    if name not in models:
+        raise KeyError(f"no published model is named '{name}'{did_you_mean(name, models)}")
+    return models[name].checkpoint
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return "; did you mean ...?" with up to four known names like `name`, or ending in it, or ""."""
+    known = sorted(known)
+    same_end = [other for other in known if other.endswith(f"/{name.rpartition('/')[2]}")]
+    matches = dict.fromkeys([*difflib.get_close_matches(name, known, n=2), *same_end])
+    return f"; did you mean {' or '.join(list(matches)[:4])}?" if matches else ""

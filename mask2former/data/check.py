@@ -1,0 +1,173 @@
+"""Reads every file of a data set and says everything that is wrong with it, with statistics of its classes."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as mask_api
+
+from mask2former.data.datasets.metadata import first_few
+from mask2former.data.images import DataError, check_size, read_image, read_label_map, read_panoptic_png
+from mask2former.data.targets import panoptic_targets, semantic_targets
+
+OUTSIDE = 2.0
+"""Pixels that a polygon may leave its image by; annotation tools round."""
+
+
+@dataclass
+class Report:
+    """What was found in one or more images.
+
+    Attributes:
+        problems: one sentence each, naming the file.
+        images: number of images that hold a class, by class.
+        objects: number of its segments or annotations; a semantic label map has one of each class.
+        pixels: number of its pixels.
+        size: pixels of the images that were read.
+    """
+
+    problems: list[str] = field(default_factory=list)
+    images: Counter[int] = field(default_factory=Counter)
+    objects: Counter[int] = field(default_factory=Counter)
+    pixels: Counter[int] = field(default_factory=Counter)
+    size: int = 0
+
+    def add(self, other: "Report") -> None:
+        """Takes up what was found elsewhere."""
+        self.problems += other.problems
+        for mine, more in ((self.images, other.images), (self.objects, other.objects), (self.pixels, other.pixels)):
+            mine.update(more)
+        self.size += other.size
+
+    def count(self, classes: Sequence[int], pixels: Sequence[int]) -> None:
+        """Takes up the objects of one image: the class of each, and its pixels."""
+        self.images.update(set(classes))
+        self.objects.update(classes)
+        for category, area in zip(classes, pixels, strict=True):
+            self.pixels[category] += area
+
+
+def check_list(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What is wrong with the list itself: no images; ids or files given twice."""
+    if not records:
+        return ["the data set holds no images"]
+    problems = []
+    for key in ("image_id", "file_name", "sem_seg_file_name", "pan_seg_file_name"):
+        counts = Counter(record[key] for record in records if key in record)
+        twice = [value for value, count in counts.items() if count > 1]
+        if twice:
+            problems.append(f"{key} given more than once: {first_few(twice)}")
+    return problems
+
+
+def check_record(metadata: Mapping[str, Any], record: Mapping[str, Any]) -> Report:
+    """Reads the files of one image and checks them against each other and against the classes.
+
+    Statistics are of the panoptic segments, of the instances, or of the label map: the first that there is.
+
+    Args:
+        metadata: the data set's, as a dict.
+    """
+    report = Report()
+    size: tuple[int, ...] | None = None
+    with _noting(report):
+        size = read_image(record["file_name"]).shape[:2]
+        report.size = size[0] * size[1]
+        expected = (record.get("height", size[0]), record.get("width", size[1]))
+        check_size(record["file_name"], size, expected, "its annotation")
+    checks: dict[str, Callable[..., Report]] = {
+        "pan_seg_file_name": _check_panoptic,
+        "annotations": _check_annotations,
+        "sem_seg_file_name": _check_semantic,
+    }
+    counted = False
+    for key, check in checks.items():
+        if key not in record:
+            continue
+        found = check(metadata, record, size)
+        report.add(found if not counted else Report(problems=found.problems))
+        counted = True
+    return report
+
+
+def _check_panoptic(metadata: Mapping[str, Any], record: Mapping[str, Any], size: tuple[int, ...] | None) -> Report:
+    report, path = Report(), record["pan_seg_file_name"]
+    segments = record["segments_info"]
+    _check_classes(report, path, [segment["category_id"] for segment in segments], len(metadata["stuff_classes"]))
+    with _noting(report):
+        ids = read_panoptic_png(path)
+        if size is not None:
+            check_size(path, ids.shape, size, record["file_name"])
+        targets = panoptic_targets(ids, segments, path)
+        areas = np.bincount(targets.index.ravel() + 1, minlength=len(targets.classes) + 1)
+        report.count(targets.classes.tolist(), areas[1:].tolist())
+    return report
+
+
+def _check_semantic(metadata: Mapping[str, Any], record: Mapping[str, Any], size: tuple[int, ...] | None) -> Report:
+    report, path = Report(), record["sem_seg_file_name"]
+    num_classes = len(metadata["stuff_classes"])
+    with _noting(report):
+        labels = read_label_map(path)
+        if size is not None:
+            check_size(path, labels.shape, size, record["file_name"])
+        targets = semantic_targets(
+            labels, path, ignore_label=metadata.get("ignore_label", 255), num_classes=num_classes
+        )
+        areas = np.bincount(targets.index.ravel() + 1, minlength=num_classes + 1)
+        present = np.flatnonzero(areas[1:])
+        report.count(present.tolist(), areas[1:][present].tolist())
+    return report
+
+
+def _check_annotations(metadata: Mapping[str, Any], record: Mapping[str, Any], size: tuple[int, ...] | None) -> Report:
+    report, path = Report(), record["file_name"]
+    annotations = record["annotations"]
+    classes = [annotation["category_id"] for annotation in annotations]
+    _check_classes(report, path, classes, len(metadata["thing_classes"]))
+    areas = []
+    for number, annotation in enumerate(annotations):
+        segmentation = annotation["segmentation"]
+        if size is not None and not _fits(segmentation, size):
+            report.problems.append(
+                f"{path}: the mask of its annotation {number + 1} of {len(annotations)} is not of its "
+                f"{size[1]}x{size[0]} pixels"
+            )
+        else:
+            areas.append(0 if size is None else _area(segmentation, size))
+    if len(areas) == len(classes):
+        report.count(classes, areas)
+    return report
+
+
+def _check_classes(report: Report, path: str, classes: Sequence[int], num_classes: int) -> None:
+    wrong = sorted({category for category in classes if not 0 <= category < num_classes})
+    if wrong:
+        report.problems.append(f"{path}: classes {first_few(wrong)} are outside 0..{num_classes - 1}")
+
+
+def _fits(segmentation: Any, size: tuple[int, ...]) -> bool:
+    """Whether COCO's mask belongs to an image of (height, width) `size`."""
+    if isinstance(segmentation, Mapping):
+        return tuple(segmentation["size"]) == tuple(size)
+    points = np.concatenate([np.zeros(2), *map(np.asarray, segmentation)]).reshape(-1, 2)
+    return bool(points.min() >= -OUTSIDE and (points.max(axis=0) <= np.array(size[::-1]) + OUTSIDE).all())
+
+
+def _area(segmentation: Any, size: tuple[int, ...]) -> int:
+    if not isinstance(segmentation, Mapping):
+        if not segmentation:
+            return 0
+        segmentation = mask_api.merge(mask_api.frPyObjects(segmentation, *size))
+    return int(mask_api.area(segmentation))
+
+
+@contextmanager
+def _noting(report: Report) -> Iterator[None]:
+    try:
+        yield
+    except (DataError, OSError) as error:
+        report.problems.append(str(error))

@@ -1,0 +1,224 @@
+"""Every data set and task, from the release's layout over preparation and training to its metrics."""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pycocotools.mask as mask_util
+import pytest
+
+from mask2former.d2.data import DatasetCatalog, MetadataCatalog
+from mask2former.data.datasets import ade20k, cityscapes, coco, coco_stuff, mapillary_vistas
+from mask2former.data.images import read_panoptic_png
+from mask2former.data.prepare import ade20k as prepare_ade20k
+from mask2former.data.prepare import cityscapes as prepare_cityscapes
+from mask2former.data.prepare import coco as prepare_coco
+from mask2former.data.prepare import mapillary_vistas as prepare_mapillary
+from mask2former.engine.trainer import Trainer
+from tests.helpers import layouts
+from tests.helpers.catalog import registered_below
+from tests.helpers.models import small_cfg
+
+REGISTRATIONS = (
+    ade20k.register_ade20k,
+    cityscapes.register_cityscapes,
+    coco.register_coco,
+    coco_stuff.register_coco_stuff,
+    mapillary_vistas.register_mapillary_vistas,
+)
+PANOPTIC = {"panoptic_seg": "PQ", "segm": "AP", "sem_seg": "mIoU"}
+
+
+def make_coco(root: Path) -> None:
+    folder = layouts.make_coco_panoptic(root)
+    prepare_coco.prepare_semantic(folder)
+    for split in ("train", "val"):
+        content = json.loads((folder / "annotations" / f"panoptic_{split}2017.json").read_bytes())
+        content["annotations"] = list(coco_instances(content, folder / f"panoptic_{split}2017"))
+        layouts.write_json(folder / "annotations" / f"instances_{split}2017.json", content)
+
+
+def coco_instances(content: dict[str, Any], folder: Path) -> Iterator[dict[str, Any]]:
+    (panoptic,) = content["annotations"]
+    ids = read_panoptic_png(folder / panoptic["file_name"])
+    for segment in panoptic["segments_info"]:
+        if segment["category_id"] > 90:  # stuff
+            continue
+        rle = mask_util.encode(np.asfortranarray(ids == segment["id"]).view(np.uint8))
+        yield {
+            **segment,
+            "image_id": panoptic["image_id"],
+            "segmentation": {"size": rle["size"], "counts": rle["counts"].decode()},
+        }
+
+
+def make_cityscapes(root: Path) -> None:
+    pytest.importorskip("cityscapesscripts.preparation.createPanopticImgs")
+    prepare_cityscapes.prepare(layouts.make_cityscapes(root))
+
+
+class Case(NamedTuple):
+    """A pair of registered names `train`, `test`, how their files are made, the mapper, and the metrics by task."""
+
+    make: Callable[[Path], Any]
+    train: str
+    test: str
+    mapper: str
+    metrics: dict[str, str]
+
+
+CASES = [
+    Case(make_coco, "coco_2017_train", "coco_2017_val", "coco_instance_lsj", {"segm": "AP"}),
+    Case(make_coco, "coco_2017_train_panoptic", "coco_2017_val_panoptic", "coco_panoptic_lsj", PANOPTIC),
+    Case(
+        make_coco,
+        "coco_2017_train_panoptic_with_sem_seg",
+        "coco_2017_val_panoptic_with_sem_seg",
+        "mask_former_panoptic",
+        PANOPTIC,
+    ),
+    Case(
+        lambda root: prepare_coco.prepare_stuff_10k(layouts.make_coco_stuff(root)),
+        "coco_2017_train_stuff_10k_sem_seg",
+        "coco_2017_test_stuff_10k_sem_seg",
+        "mask_former_semantic",
+        {"sem_seg": "mIoU"},
+    ),
+    Case(
+        lambda root: prepare_ade20k.prepare_semantic(layouts.make_ade20k(root)),
+        "ade20k_sem_seg_train",
+        "ade20k_sem_seg_val",
+        "mask_former_semantic",
+        {"sem_seg": "mIoU"},
+    ),
+    Case(
+        lambda root: prepare_ade20k.prepare_full(layouts.make_ade20k_full(root)),
+        "ade20k_full_sem_seg_train",
+        "ade20k_full_sem_seg_val",
+        "mask_former_semantic",
+        {"sem_seg": "mIoU"},
+    ),
+    Case(
+        lambda root: prepare_ade20k.prepare_instance(layouts.make_ade20k(root)),
+        "ade20k_instance_train",
+        "ade20k_instance_val",
+        "mask_former_instance",
+        {"segm": "AP"},
+    ),
+    Case(
+        lambda root: prepare_ade20k.prepare_panoptic(layouts.make_ade20k(root)),
+        "ade20k_panoptic_train",
+        "ade20k_panoptic_val",
+        "mask_former_panoptic",
+        PANOPTIC,
+    ),
+    Case(
+        make_cityscapes,
+        "cityscapes_fine_sem_seg_train",
+        "cityscapes_fine_sem_seg_val",
+        "mask_former_semantic",
+        {"sem_seg": "IoU"},
+    ),
+    Case(
+        make_cityscapes,
+        "cityscapes_fine_instance_seg_train",
+        "cityscapes_fine_instance_seg_val",
+        "mask_former_instance",
+        {"segm": "AP"},
+    ),
+    Case(
+        make_cityscapes,
+        "cityscapes_fine_panoptic_train",
+        "cityscapes_fine_panoptic_val",
+        "mask_former_panoptic",
+        {**PANOPTIC, "sem_seg": "IoU"},
+    ),
+    Case(
+        layouts.make_mapillary,
+        "mapillary_vistas_sem_seg_train",
+        "mapillary_vistas_sem_seg_val",
+        "mask_former_semantic",
+        {"sem_seg": "mIoU"},
+    ),
+    Case(
+        layouts.make_mapillary,
+        "mapillary_vistas_panoptic_train",
+        "mapillary_vistas_panoptic_val",
+        "mask_former_panoptic",
+        PANOPTIC,
+    ),
+    Case(
+        lambda root: prepare_mapillary.prepare_instance(layouts.make_mapillary(root)),
+        "mapillary_vistas_panoptic_train",
+        "mapillary_vistas_panoptic_val",
+        "mask_former_panoptic",
+        PANOPTIC,
+    ),
+]
+AUGMENTED = [case for case in CASES if case.train in ("ade20k_sem_seg_train", "cityscapes_fine_panoptic_train")]
+
+
+def config(case: Case, root: Path, **changes: Any) -> Any:
+    metadata = MetadataCatalog.get(case.train)
+    classes = metadata.get("stuff_classes") or metadata.thing_classes
+    test = {"PANOPTIC_ON": "panoptic_seg", "INSTANCE_ON": "segm", "SEMANTIC_ON": "sem_seg"}
+    settings = {
+        **{f"MODEL__MASK_FORMER__TEST__{key}": task in case.metrics for key, task in test.items()},
+        "MODEL__SEM_SEG_HEAD__NUM_CLASSES": len(classes),
+        "MODEL__SEM_SEG_HEAD__IGNORE_VALUE": metadata.get("ignore_label", 255),
+        "DATASETS__TRAIN": (case.train,),
+        "DATASETS__TEST": (case.test,),
+        "INPUT__DATASET_MAPPER_NAME": case.mapper,
+        "INPUT__IMAGE_SIZE": 64,
+        "INPUT__MIN_SIZE_TRAIN": (64,),
+        "INPUT__MIN_SIZE_TEST": 64,
+        "INPUT__CROP__ENABLED": True,
+        "INPUT__CROP__TYPE": "absolute",
+        "INPUT__CROP__SIZE": (64, 64),
+        "INPUT__COLOR_AUG_SSD": True,
+        "INPUT__SIZE_DIVISIBILITY": 64,
+        "DATALOADER__NUM_WORKERS": 0,
+        "SOLVER__IMS_PER_BATCH": 2,
+        "SOLVER__MAX_ITER": 2,
+        "SOLVER__STEPS": (1,),
+        "SOLVER__CHECKPOINT_PERIOD": 0,
+        "OUTPUT_DIR": str(root / "output"),
+        "SEED": 1,
+    }
+    return small_cfg(**{**settings, **changes})
+
+
+def trained(case: Case, root: Path, **changes: Any) -> Trainer:
+    cfg = config(case, root, **changes)
+    trainer = Trainer(cfg)
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize("case", CASES, ids=[f"{case.train}-{i}" for i, case in enumerate(CASES)])
+def test_trains_and_evaluates(case: Case, tmp_path: Path) -> None:
+    case.make(tmp_path)
+    with registered_below(tmp_path, *REGISTRATIONS):
+        results = trained(case, tmp_path).results
+        assert len(DatasetCatalog.get(case.train)) > 0
+    assert results.keys() == case.metrics.keys()
+    for task, metric in case.metrics.items():
+        value = results[task][metric]
+        no_object = task == "segm" and case.train.startswith("cityscapes")  # the protocol leaves out below 100 pixels
+        assert math.isnan(value) if no_object else 0 <= value <= 100
+    scalars = json.loads((tmp_path / "output" / "metrics.json").read_text().splitlines()[-1])
+    assert math.isfinite(scalars["total_loss"])
+
+
+@pytest.mark.parametrize("case", AUGMENTED, ids=[case.train for case in AUGMENTED])
+def test_evaluates_with_test_time_augmentation(case: Case, tmp_path: Path) -> None:
+    case.make(tmp_path)
+    with registered_below(tmp_path, *REGISTRATIONS):
+        augmentation = {"TEST__AUG__ENABLED": True, "TEST__AUG__MIN_SIZES": (48, 64)}
+        trainer = trained(case, tmp_path, MODEL__MASK_FORMER__TEST__BOUNDARY_ON=True, **augmentation)
+        results = trainer.test_with_TTA(trainer.cfg, trainer.raw_model)
+    assert {f"{task}_TTA" for task in case.metrics} <= results.keys()
+    assert ("boundary_panoptic_seg_TTA" in results) is ("panoptic_seg" in case.metrics)

@@ -1,0 +1,203 @@
+"""Parameters, FLOPs, activations and forward time of a model, at one size or averaged over images of a data set.
+
+Examples:
+    python tools/analyze_model.py --model coco/panoptic-segmentation/maskformer2_R50_bs16_50ep
+    python tools/analyze_model.py --config-file FILE --tasks flop time --size 800 1088
+    python tools/analyze_model.py --model NAME --tasks flop --dataset coco_2017_val_panoptic --num-inputs 100 \\
+        MODEL.DEVICE cpu
+
+One FLOP is one multiply-add, as fvcore counts and papers of this field report. All of a forward pass counts, from
+the normalisation of the image to the segmentations. Weights are random; no count depends on them.
+"""
+
+import argparse
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from statistics import mean, median, pstdev
+from typing import Any
+
+import torch
+from tabulate import tabulate
+from torch import Tensor, nn
+
+from mask2former import get_cfg
+from mask2former.d2.config import CfgNode
+from mask2former.d2.modeling import build_model
+from mask2former.d2.structures import Instances
+from mask2former.data import build_test_loader
+from mask2former.engine.setup import load_cfg
+from mask2former.model_zoo import get_config_file
+
+TASKS = ("parameter", "flop", "activation", "time", "structure")
+DEPTH = 2  # of the modules that tables list
+Handle = Callable[[Sequence[Any], Sequence[Any]], float]
+Inputs = dict[str, Any]  # of one image
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument("--config-file", metavar="FILE", help="config of the model")
+    model.add_argument("--model", metavar="NAME", help="name in the model zoo")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["parameter", "flop"])
+    images = parser.add_mutually_exclusive_group()
+    images.add_argument("--size", nargs=2, type=int, metavar=("H", "W"), default=[800, 1088], help="of a random image")
+    images.add_argument("--dataset", metavar="NAME", help="registered data set; its images, as the config resizes them")
+    parser.add_argument("--num-inputs", type=int, default=100, metavar="N", help="images of the data set; default 100")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="pairs KEY VALUE that override the config")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the analysis; returns the exit status."""
+    args = build_parser().parse_args(argv)
+    cfg = load_cfg(get_cfg(), args.config_file or str(get_config_file(args.model)), args.opts)
+    model = build_model(cfg).eval()
+    if "structure" in args.tasks:
+        print(model)
+    if "parameter" in args.tasks:
+        print(report_parameters(model))
+    measures = {"flop": report_flops, "activation": report_activations, "time": report_time}
+    for task, report in measures.items():
+        if task in args.tasks:
+            print(report(model, images_of(cfg, args)))
+    return 0
+
+
+def images_of(cfg: CfgNode, args: argparse.Namespace) -> Iterator[Inputs]:
+    """What the model is given, image by image."""
+    if args.dataset is None:
+        height, width = args.size
+        generator = torch.Generator().manual_seed(0)
+        yield {"image": torch.randint(256, (3, height, width), generator=generator, dtype=torch.uint8)}
+        return
+    for _, (inputs,) in zip(range(args.num_inputs), build_test_loader(cfg, args.dataset), strict=False):
+        yield inputs
+
+
+def report_parameters(model: nn.Module) -> str:
+    """A table of the number of parameters of the model and its parts."""
+    from fvcore.nn import parameter_count
+
+    counts = parameter_count(model)
+    rows = [(name or "all", count, f"{count / 1e6:.2f} M") for name, count in counts.items() if _is_shown(name)]
+    return tabulate(rows, headers=["module", "parameters", ""], intfmt=",")
+
+
+def report_flops(model: nn.Module, images: Iterable[Inputs]) -> str:
+    """A table of the FLOPs of the model and its parts, by kind of operation, averaged over the images."""
+    from fvcore.nn import FlopCountAnalysis
+
+    handles = {"aten::scaled_dot_product_attention": attention_flops}
+    return _report(model, images, FlopCountAnalysis, handles, "GFLOPs", 1e9)
+
+
+def report_activations(model: nn.Module, images: Iterable[Inputs]) -> str:
+    """A table of the outputs of convolutions and products of matrices, averaged over the images."""
+    from fvcore.nn import ActivationCountAnalysis
+
+    handles = {"aten::scaled_dot_product_attention": output_elements}
+    return _report(model, images, ActivationCountAnalysis, handles, "M activations", 1e6)
+
+
+@torch.no_grad()
+def report_time(model: nn.Module, images: Iterable[Inputs]) -> str:
+    """Median and largest time of a forward pass, after one that does not count."""
+    seconds = []
+    for inputs in images:
+        repeats = 1 if seconds else 2
+        for _ in range(repeats):
+            start = time.perf_counter()
+            model([inputs])
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            elapsed = time.perf_counter() - start
+        seconds.append(elapsed)
+    device = next(model.parameters()).device
+    return f"forward time on {device}: median {median(seconds):.3f} s, largest {max(seconds):.3f} s, {_count(seconds)}"
+
+
+def attention_flops(inputs: Sequence[Any], outputs: Sequence[Any]) -> float:
+    """Multiply-adds of `scaled_dot_product_attention`: queries times keys, and weights times values."""
+    query, value = inputs[0].type().sizes(), inputs[2].type().sizes()  # (B, heads, Q, D), (B, heads, K, D')
+    batch, heads, num_queries, width = query
+    return float(batch * heads * num_queries * value[2] * (width + value[3]))
+
+
+def output_elements(inputs: Sequence[Any], outputs: Sequence[Any]) -> float:
+    """Number of elements of an operation's output."""
+    return float(torch.Size(outputs[0].type().sizes()).numel())
+
+
+class _Traceable(nn.Module):
+    """A model as a function from an image to tensors, as tracing needs it."""
+
+    def __init__(self, model: nn.Module, inputs: Inputs) -> None:
+        super().__init__()
+        self.model = model
+        self.inputs = {key: inputs[key] for key in ("height", "width") if key in inputs}
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        (result,) = self.model([{"image": image, **self.inputs}])
+        return tuple(_tensors(result.values()))
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, Instances):
+            yield from _tensors(value.get_fields().values())
+        elif isinstance(value, tuple):
+            yield from _tensors(value)
+
+
+@torch.no_grad()
+def _report(
+    model: nn.Module,
+    images: Iterable[Inputs],
+    analysis_type: Callable[..., Any],
+    handles: dict[str, Handle],
+    unit: str,
+    scale: float,
+) -> str:
+    """Trace the model with each image, and tabulate the mean of what `analysis_type` of fvcore counts."""
+    totals: list[float] = []
+    modules: Counter[str] = Counter()
+    operators: Counter[str] = Counter()
+    uncounted: Counter[str] = Counter()
+    for inputs in images:
+        analysis = analysis_type(_Traceable(model, inputs), (inputs["image"],))
+        analysis.set_op_handle(**handles).tracer_warnings("none")
+        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+        totals.append(analysis.total() / scale)
+        modules.update({name.removeprefix("model").lstrip("."): n for name, n in analysis.by_module().items()})
+        operators.update(analysis.by_operator())
+        uncounted = uncounted or analysis.unsupported_ops()
+    if not totals:
+        raise ValueError("no images to analyse")
+    divisor = scale * len(totals)
+    rows = [(name or "all", n / divisor) for name, n in modules.items() if n and _is_shown(name)]
+    rows += [(f"  {name}", n / divisor) for name, n in operators.most_common() if n]
+    return "\n".join(
+        [
+            tabulate(rows, headers=["module or kind of operation", unit], floatfmt=".3f"),
+            f"{unit}: {mean(totals):.2f} ± {pstdev(totals):.2f}, {_count(totals)}",
+            f"not counted: {', '.join(f'{name} x{n}' for name, n in sorted(uncounted.items())) or 'nothing'}",
+        ]
+    )
+
+
+def _is_shown(module: str) -> bool:
+    return module.count(".") < DEPTH
+
+
+def _count(values: Sequence[float]) -> str:
+    return f"{len(values)} image{'' if len(values) == 1 else 's'}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
