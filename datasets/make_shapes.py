@@ -23,8 +23,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--train", type=int, default=800, metavar="N", help="training images (%(default)s)")
     parser.add_argument("--val", type=int, default=100, metavar="N", help="validation images (%(default)s)")
     parser.add_argument(
-        "--size", type=int, nargs=2, default=(128, 160), metavar=("HEIGHT", "WIDTH"),
-        help="mean size in pixels; each image varies by an eighth (128 160)",
+        "--size", type=int, nargs=2, default=(96, 128), metavar=("HEIGHT", "WIDTH"),
+        help="mean size in pixels; each image varies by an eighth (96 128)",
     )  # fmt: skip
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (%(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace a set made with other options")

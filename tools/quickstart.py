@@ -8,6 +8,7 @@ images with ground truth beside prediction), `loss.png`, and `train/` (log, metr
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import time
@@ -97,7 +98,7 @@ def main() -> None:
     write_picture(args.output / "predictions.png", draw_predictions(trainer.cfg, trainer.raw_model, args.pictures))
     write_picture(args.output / "loss.png", loss_curve(str(train_dir / "metrics.json")))
     metrics = {
-        **results,
+        **{name: value if math.isfinite(value) else None for name, value in results.items()},
         "train_seconds": round(trainer.stopwatch.seconds, 1),
         "total_seconds": round(time.perf_counter() - start, 1),
     }

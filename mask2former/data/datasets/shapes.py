@@ -1,9 +1,8 @@
 """A synthetic panoptic data set: shapes that occlude each other over textured grounds, in COCO's layout.
 
 What a class is, is told by form (things) or texture (stuff): sizes, rotations and places are random, and so are
-colours, but that each kind of thing has a hue it prefers, which is right about three times out of four. A model that
-learns the palette alone stays far below one that learns forms. Every image is a pure function of (split, index,
-size).
+colours, but that each kind of thing prefers a hue, which tells it apart nineteen times out of twenty and makes a few
+minutes of training enough. Every image is a pure function of (split, index, size).
 
 Rules of the ground truth:
 - things are painted back to front; a pixel belongs to the front-most thing that covers more than half of it;
@@ -50,9 +49,9 @@ CATEGORIES: list[dict[str, Any]] = [
     {"id": 8, "name": "clouds", "isthing": 0, "color": [190, 180, 200]},
 ]
 THING_IDS = {c["name"]: c["id"] for c in CATEGORIES if c["isthing"]}
-HUES = {"circle": 0.0, "square": 0.6, "triangle": 0.35, "star": 0.13}
+HUES = {"circle": 0.0, "square": 0.25, "triangle": 0.5, "star": 0.75}
 """Preferred hue of each kind of thing, in turns of the colour circle."""
-HUE_SPREAD = 0.08
+HUE_SPREAD = 0.06
 
 STUFF_IDS = {c["name"]: c["id"] for c in CATEGORIES if not c["isthing"]}
 
@@ -72,7 +71,7 @@ class Scene:
     segments: list[dict[str, Any]]
 
 
-def draw_scene(split: str, index: int, size: tuple[int, int] = (128, 160)) -> Scene:
+def draw_scene(split: str, index: int, size: tuple[int, int] = (96, 128)) -> Scene:
     """Draws image `index` of `split`; height and width vary by an eighth around `size`.
 
     The random stream is keyed by (split, index): no two images share one, in whichever split they are.
@@ -267,7 +266,7 @@ def write_split(
     split: str,
     count: int,
     *,
-    size: tuple[int, int] = (128, 160),
+    size: tuple[int, int] = (96, 128),
     workers: int = 1,
 ) -> Iterator[int]:
     """Writes `count` images of `split` under `root` in COCO's layout, and yields the number done after each.
