@@ -52,9 +52,9 @@ $(RUN_STAMP): pyproject.toml setup.py
 	$(BIN)/python -m pip install -e .
 	@touch $@
 
-# panopticapi-lite asks for an old NumPy that the code itself does not need, hence --no-deps.
+# The judges of our metrics. They ask for an old NumPy, or for plotting libraries, that what we call does not need.
 $(TEST_STAMP): pyproject.toml setup.py Makefile
 	@$(MAKE) --no-print-directory venv
 	$(BIN)/python -m pip install -e '.[test]'
-	$(BIN)/python -m pip install --no-deps panopticapi-lite==0.2.0
+	$(BIN)/python -m pip install --no-deps panopticapi-lite==0.2.0 cityscapesscripts==2.3.0 pyquaternion==0.9.9
 	@touch $@

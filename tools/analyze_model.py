@@ -91,7 +91,7 @@ def report_flops(model: nn.Module, images: Iterable[Inputs]) -> str:
     """A table of the FLOPs of the model and its parts, by kind of operation, averaged over the images."""
     from fvcore.nn import FlopCountAnalysis
 
-    handles = {"aten::scaled_dot_product_attention": attention_flops}
+    handles: dict[str, Handle] = {"aten::scaled_dot_product_attention": attention_flops}
     return _report(model, images, FlopCountAnalysis, handles, "GFLOPs", 1e9)
 
 
@@ -99,14 +99,14 @@ def report_activations(model: nn.Module, images: Iterable[Inputs]) -> str:
     """A table of the outputs of convolutions and products of matrices, averaged over the images."""
     from fvcore.nn import ActivationCountAnalysis
 
-    handles = {"aten::scaled_dot_product_attention": output_elements}
+    handles: dict[str, Handle] = {"aten::scaled_dot_product_attention": output_elements}
     return _report(model, images, ActivationCountAnalysis, handles, "M activations", 1e6)
 
 
 @torch.no_grad()
 def report_time(model: nn.Module, images: Iterable[Inputs]) -> str:
     """Median and largest time of a forward pass, after one that does not count."""
-    seconds = []
+    seconds: list[float] = []
     for inputs in images:
         repeats = 1 if seconds else 2
         for _ in range(repeats):

@@ -26,6 +26,7 @@ ALL_FILES = sorted(CONFIGS.rglob("*.yaml"))
 GOLDEN: dict[str, dict[str, Any]] = json.loads((ROOT / "tests" / "golden" / "model_zoo.json").read_text("utf-8"))
 PUBLISHED = list(GOLDEN["configs"])
 
+
 def _name(path: Path) -> str:
     return path.relative_to(CONFIGS).with_suffix("").as_posix()
 
