@@ -38,8 +38,9 @@ python tools/train_net.py --eval-only \\
 ```
 
 Metrics are **the paper authors'**, in percent; none of them was measured by this project. Parameters are counted from
-our models. FLOPs are multiply-adds of a forward pass: the paper's, averaged over 100 validation images, and ours, from
-`tools/analyze_model.py` at the sizes of the config, where they were measured.
+our models. FLOPs are multiply-adds of a forward pass at the sizes of the config: the paper's, averaged over 100
+validation images, and, where they were measured, ours from `tools/analyze_model.py`, averaged over 5 others and
+inference included.
 
 This file is written by `tools/make_model_zoo.py`.
 """
