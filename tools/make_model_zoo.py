@@ -21,7 +21,7 @@ TARGET = REPOSITORY / "MODEL_ZOO.md"
 HEAD = """# Model zoo
 
 The published models of Mask2Former. Every config builds a model with the parameters, names and shapes of its published
-checkpoint, which loads as it is:
+checkpoint (tested against their lists; no published file itself has been loaded here yet):
 
 ```python
 import mask2former.model_zoo as model_zoo
@@ -42,7 +42,8 @@ our models. FLOPs are multiply-adds of a forward pass at the sizes of the config
 validation images, and, where they were measured, ours from `tools/analyze_model.py`, averaged over 5 others and
 inference included.
 
-This file is written by `tools/make_model_zoo.py`.
+Two rows of the published table are corrected: the backbone of ADE20K instance Swin-L, and the config name of Mapillary
+Vistas semantic R50. This file is written by `tools/make_model_zoo.py`.
 """
 
 
