@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import os
 import platform
 import sys
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 import torch
 
 from mask2former import d2
+from mask2former.checkpoint.writer import write_text
 from mask2former.d2 import comm
 from mask2former.d2.config import CfgNode
 from mask2former.d2.config_file import merge_config_file, merge_key_values
@@ -138,6 +138,4 @@ def describe_environment() -> str:
 
 def write_config(cfg: CfgNode, path: Path) -> None:
     """Write a config as YAML that `--config-file` reads."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(cfg.dump(), encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, cfg.dump())

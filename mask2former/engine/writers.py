@@ -13,6 +13,7 @@ from typing import Protocol
 
 import torch
 
+from mask2former.checkpoint.writer import write_text
 from mask2former.d2.events import EventStorage
 
 logger = logging.getLogger(__name__)
@@ -68,9 +69,7 @@ class JSONWriter:
     def _drop_lines_from(self, start_iter: int) -> None:
         lines = self._path.read_text(encoding="utf-8").splitlines()
         kept = [line for line in lines if _iteration(line) < start_iter]
-        temporary = self._path.with_name(f".{self._path.name}.tmp")
-        temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        os.replace(temporary, self._path)
+        write_text(self._path, "".join(f"{line}\n" for line in kept))
 
     def write(self, storage: EventStorage) -> None:
         """Append one line per iteration that has new scalars, normally one."""
