@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mask2former.checkpoint import load_weights
+from mask2former.checkpoint import CheckpointError, load_weights
 from mask2former.checkpoint.published import did_you_mean, get_checkpoint_url, published_models
 from mask2former.config import get_cfg
 from mask2former.d2.config import CfgNode
@@ -72,10 +72,14 @@ def get_model(name: str, *, trained: bool = False, device: torch.device | str | 
     Raises:
         KeyError: if there is no such config, or no checkpoint is published for it.
         FileNotFoundError: if the checkpoint cannot be downloaded; the text says where to put it.
+        CheckpointError: if the checkpoint cannot be read, or lacks something of the model.
     """
     cfg = get_config(name, trained=trained)
     cfg.MODEL.DEVICE = str(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model = build_model(cfg)
     if trained:
-        load_weights(model, cfg.MODEL.WEIGHTS, strict=True)
+        report = load_weights(model, cfg.MODEL.WEIGHTS)
+        # What the file holds besides does no harm, and is logged; what the model lacks would make it guess.
+        if report.missing or report.reinitialised or report.resized:
+            raise CheckpointError(f"{cfg.MODEL.WEIGHTS} does not complete the model:\n{report.table()}")
     return model.eval()
