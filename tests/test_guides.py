@@ -15,7 +15,7 @@ SHAPES = ["--root", "datasets/shapes", "--train", "2", "--val", "1", "--size", "
 def _run(folder: Path, *arguments: str) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "DETECTRON2_DATASETS": "datasets"}
     result = subprocess.run(
-        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=600
     )
     assert result.returncode == 0, result.stderr
 

@@ -81,7 +81,7 @@ def test_two_processes(tmp_path: Path) -> None:
         for rank in range(2)
     ]
     for worker in workers:
-        out, err = worker.communicate(timeout=180)
+        out, err = worker.communicate(timeout=600)
         assert worker.returncode == 0, err
         assert out.strip().endswith("fine")
 

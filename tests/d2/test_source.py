@@ -18,7 +18,7 @@ def _open_door(folder: Path, choice: str | None) -> subprocess.CompletedProcess[
     code = f"import runpy; print(runpy.run_path({door.__file__!r})['SOURCE'])"
     env = {name: value for name, value in os.environ.items() if name != "MASK2FORMER_D2"}
     env |= {"PYTHONPATH": str(folder)} | ({"MASK2FORMER_D2": choice} if choice else {})
-    return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=600)
 
 
 def _make_detectron2(folder: Path, init: str) -> None:
