@@ -28,6 +28,7 @@ class MaskFormerHead(nn.Module):
     """
 
     mask_classification = True
+    """Whether the transformer decoder, built from a config, gives a class to each mask."""
 
     @configurable
     def __init__(
