@@ -100,7 +100,7 @@ def _add_head(cfg: CfgNode) -> None:
         PIXEL_DECODER_NAME="MSDeformAttnPixelDecoder",
         MASK_DIM=256,  # channels of the per-pixel embeddings that queries are multiplied with
         TRANSFORMER_ENC_LAYERS=6,
-        # Width of the pixel decoder's FFN. The published models have 1024 whatever DIM_FEEDFORWARD says.
+        # Width of MSDeformAttnPixelDecoder's FFN. The published models have 1024 whatever DIM_FEEDFORWARD says.
         TRANSFORMER_ENC_DIM_FEEDFORWARD=1024,
         DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES=["res3", "res4", "res5"],
         DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS=4,
@@ -128,7 +128,7 @@ def _add_mask_former(cfg: CfgNode) -> None:
         DEC_LAYERS=6,  # multi-scale decoder: one more than its layers, since the learned queries predict too
         PRE_NORM=False,
         HIDDEN_DIM=256,
-        NUM_OBJECT_QUERIES=100,
+        NUM_OBJECT_QUERIES=100,  # PerPixelBaselinePlusHead: the number of classes
         ENFORCE_INPUT_PROJ=False,
         TRANSFORMER_DECODER_NAME="MultiScaleMaskedTransformerDecoder",
         TRANSFORMER_IN_FEATURE="multi_scale_pixel_decoder",

@@ -222,3 +222,25 @@ def test_evaluates_with_test_time_augmentation(case: Case, tmp_path: Path) -> No
         results = trainer.test_with_TTA(trainer.cfg, trainer.raw_model)
     assert {f"{task}_TTA" for task in case.metrics} <= results.keys()
     assert ("boundary_panoptic_seg_TTA" in results) is ("panoptic_seg" in case.metrics)
+
+
+MASKFORMER = {
+    "MODEL__SEM_SEG_HEAD__PIXEL_DECODER_NAME": "TransformerEncoderPixelDecoder",
+    "MODEL__MASK_FORMER__TRANSFORMER_DECODER_NAME": "StandardTransformerDecoder",
+    "MODEL__MASK_FORMER__TRANSFORMER_IN_FEATURE": "transformer_encoder",
+    "MODEL__MASK_FORMER__NUM_OBJECT_QUERIES": 150,
+}
+
+
+@pytest.mark.parametrize("head", ["MaskFormerHead", "PerPixelBaselineHead", "PerPixelBaselinePlusHead"])
+def test_trains_and_evaluates_with_maskformers_heads(head: str, tmp_path: Path) -> None:
+    case = next(case for case in CASES if case.train == "ade20k_sem_seg_train")
+    architecture = "MaskFormer" if head == "MaskFormerHead" else "SemanticSegmentor"
+    changes = {**MASKFORMER, "MODEL__SEM_SEG_HEAD__NAME": head, "MODEL__META_ARCHITECTURE": architecture}
+    case.make(tmp_path)
+    with registered_below(tmp_path, *REGISTRATIONS):
+        trainer = trained(case, tmp_path, **changes, TEST__AUG__MIN_SIZES=(48, 64))
+        results = {**trainer.results, **trainer.test_with_TTA(trainer.cfg, trainer.raw_model)}
+    assert all(0 <= results[task]["mIoU"] <= 100 for task in ("sem_seg", "sem_seg_TTA"))
+    scalars = json.loads((tmp_path / "output" / "metrics.json").read_text().splitlines()[-1])
+    assert math.isfinite(scalars["total_loss"])

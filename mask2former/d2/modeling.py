@@ -15,12 +15,14 @@ if TYPE_CHECKING or SOURCE == "bundled":
         build_sem_seg_head,
         sem_seg_postprocess,
     )
+    from mask2former.d2.bundled.semantic_segmentor import SemanticSegmentor
 else:
     from detectron2.modeling import (
         BACKBONE_REGISTRY,
         META_ARCH_REGISTRY,
         SEM_SEG_HEADS_REGISTRY,
         Backbone,
+        SemanticSegmentor,
         build_backbone,
         build_model,
         build_sem_seg_head,
@@ -34,6 +36,7 @@ __all__ = [
     "META_ARCH_REGISTRY",
     "SEM_SEG_HEADS_REGISTRY",
     "Backbone",
+    "SemanticSegmentor",
     "build_backbone",
     "build_model",
     "build_sem_seg_head",

@@ -178,15 +178,24 @@ class MaskFormerSemanticDatasetMapper(DatasetMapper):
     build_augmentation = staticmethod(build_resize_crop_augmentation)
 
     @configurable
-    def __init__(self, *, ignore_label: int = 255, num_classes: int | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        ignore_label: int = 255,
+        num_classes: int | None = None,
+        with_label_map: bool = False,
+        **kwargs: Any,
+    ) -> None:
         """
         Args:
             ignore_label: label of pixels that nothing is learnt from.
             num_classes: labels must be below; None leaves them unchecked.
+            with_label_map: in training, give `sem_seg` too: (H, W) int64 classes and `ignore_label`.
         """
         super().__init__(**kwargs)
         self.ignore_label = ignore_label
         self.num_classes = num_classes
+        self.with_label_map = with_label_map
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
@@ -196,6 +205,8 @@ class MaskFormerSemanticDatasetMapper(DatasetMapper):
             arguments["ignore_label"] = metadata.get("ignore_label", 255)
             classes = metadata.get("stuff_classes")
             arguments["num_classes"] = None if classes is None else len(classes)
+            # Detectron2's own architecture learns from label maps, not from masks.
+            arguments["with_label_map"] = cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor"
         return arguments
 
     def load_targets(self, dataset_dict: Mapping[str, Any], size: tuple[int, int]) -> Targets:
@@ -203,6 +214,16 @@ class MaskFormerSemanticDatasetMapper(DatasetMapper):
         labels = read_label_map(path)
         check_size(path, labels.shape, size, dataset_dict["file_name"])
         return semantic_targets(labels, path, ignore_label=self.ignore_label, num_classes=self.num_classes)
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        result = super().__call__(dataset_dict)
+        if self.is_train and self.with_label_map:
+            instances = result["instances"]
+            labels = torch.full(instances.image_size, self.ignore_label)
+            for category, mask in zip(instances.gt_classes, instances.gt_masks, strict=True):
+                labels[mask] = category
+            result["sem_seg"] = labels
+        return result
 
 
 @DATASET_MAPPER_REGISTRY.register()

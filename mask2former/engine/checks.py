@@ -64,19 +64,21 @@ class SetupError(ValueError):
 def check_setup(cfg: CfgNode, *, eval_only: bool = False) -> None:
     """Check what training (if `eval_only`, evaluation) needs; every process calls it, the main one works.
 
-    Classes and tasks are checked for the meta-architecture `MaskFormer`; what others read is not known here.
+    Classes are checked for the meta-architectures `MaskFormer` and `SemanticSegmentor`, tasks for the first; what
+    others read is not known here.
 
     Raises:
         SetupError: at the first problem.
     """
     if comm.is_main_process():
         check_machine(cfg, world_size=comm.get_world_size(), eval_only=eval_only)
-        is_mask_former = cfg.MODEL.META_ARCHITECTURE == "MaskFormer"
+        check_head(cfg, eval_only=eval_only)
+        is_known = cfg.MODEL.META_ARCHITECTURE in ("MaskFormer", "SemanticSegmentor")
         if not eval_only:
-            check_train_datasets(cfg, check_classes=is_mask_former)
-        if is_mask_former:
+            check_train_datasets(cfg, check_classes=is_known)
+        if cfg.MODEL.META_ARCHITECTURE == "MaskFormer":
             check_tasks(cfg)
-        check_test_datasets(cfg, check_classes=is_mask_former)
+        check_test_datasets(cfg, check_classes=is_known)
     comm.synchronize()
 
 
@@ -111,6 +113,37 @@ def check_machine(cfg: CfgNode, *, world_size: int, eval_only: bool = False) -> 
         raise SetupError(
             f"SOLVER.IMS_PER_BATCH is {batch}, which {world_size} processes cannot share equally. "
             f"Use a multiple of {world_size}."
+        )
+
+
+def check_head(cfg: CfgNode, *, eval_only: bool = False) -> None:
+    """Check the head against its meta-architecture, decoders and mapper, as far as building it does not."""
+    head, node = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.MASK_FORMER
+    if cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor":
+        if head.NAME == "MaskFormerHead":
+            raise SetupError(
+                "MODEL.META_ARCHITECTURE 'SemanticSegmentor' classifies pixels, which MaskFormerHead does not. Set it "
+                "to 'MaskFormer', or MODEL.SEM_SEG_HEAD.NAME to 'PerPixelBaselineHead'."
+            )
+        if not eval_only and MAPPER_READS.get(cfg.INPUT.DATASET_MAPPER_NAME, _SEMANTIC) != _SEMANTIC:
+            raise SetupError(
+                "MODEL.META_ARCHITECTURE 'SemanticSegmentor' learns from label maps, which INPUT.DATASET_MAPPER_NAME "
+                f"{cfg.INPUT.DATASET_MAPPER_NAME!r} does not give. Use 'mask_former_semantic'."
+            )
+    if head.NAME == "PerPixelBaselinePlusHead" and node.NUM_OBJECT_QUERIES != head.NUM_CLASSES:
+        raise SetupError(
+            f"PerPixelBaselinePlusHead has a query per class, but MODEL.MASK_FORMER.NUM_OBJECT_QUERIES is "
+            f"{node.NUM_OBJECT_QUERIES} and MODEL.SEM_SEG_HEAD.NUM_CLASSES {head.NUM_CLASSES}. Set both to the number "
+            "of classes."
+        )
+    if (
+        head.NAME in ("MaskFormerHead", "PerPixelBaselinePlusHead")
+        and node.TRANSFORMER_IN_FEATURE == "transformer_encoder"
+        and head.PIXEL_DECODER_NAME == "BasePixelDecoder"
+    ):
+        raise SetupError(
+            "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE is 'transformer_encoder', but BasePixelDecoder has none. Set "
+            "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME to 'TransformerEncoderPixelDecoder', or name a backbone feature."
         )
 
 

@@ -6,12 +6,15 @@ from .criterion import SetCriterion
 from .head import MaskFormerHead
 from .mask_former import MaskFormer
 from .matcher import HungarianMatcher
+from .per_pixel import PerPixelBaselineHead, PerPixelBaselinePlusHead
 
 __all__ = [
     "TRANSFORMER_DECODER_REGISTRY",
     "HungarianMatcher",
     "MaskFormer",
     "MaskFormerHead",
+    "PerPixelBaselineHead",
+    "PerPixelBaselinePlusHead",
     "SetCriterion",
     "backbone",
     "build_pixel_decoder",

@@ -27,6 +27,9 @@ class MaskFormerHead(nn.Module):
             embeddings), or the name of a backbone feature.
     """
 
+    mask_classification = True
+    """Whether the transformer decoder, built from a config, gives a class to each mask."""
+
     @configurable
     def __init__(
         self, *, pixel_decoder: PixelDecoder, transformer_predictor: nn.Module, transformer_in_feature: str
@@ -52,7 +55,7 @@ class MaskFormerHead(nn.Module):
             )
         return {
             "pixel_decoder": build_pixel_decoder(cfg, input_shape),
-            "transformer_predictor": build_transformer_decoder(cfg, in_channels, mask_classification=True),
+            "transformer_predictor": build_transformer_decoder(cfg, in_channels, cls.mask_classification),
             "transformer_in_feature": in_feature,
         }
 

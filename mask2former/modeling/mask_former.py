@@ -23,6 +23,7 @@ from mask2former.d2.structures import ImageList, Instances
 from .criterion import SetCriterion
 from .inference import instance_inference, panoptic_inference, semantic_inference
 from .matcher import HungarianMatcher, Target
+from .per_pixel import PerPixelBaselineHead, PerPixelBaselinePlusHead
 
 
 @META_ARCH_REGISTRY.register()
@@ -75,6 +76,11 @@ class MaskFormer(nn.Module):
         if not (semantic_on or instance_on or panoptic_on):
             raise ValueError(
                 "no task is on: set one of MODEL.MASK_FORMER.TEST.SEMANTIC_ON, INSTANCE_ON and PANOPTIC_ON"
+            )
+        if isinstance(sem_seg_head, PerPixelBaselineHead | PerPixelBaselinePlusHead):
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD.NAME {type(sem_seg_head).__name__!r} classifies pixels, not masks: it belongs to "
+                "MODEL.META_ARCHITECTURE 'SemanticSegmentor'"
             )
         self.backbone = backbone
         self.sem_seg_head = sem_seg_head

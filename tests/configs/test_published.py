@@ -26,6 +26,23 @@ ALL_FILES = sorted(CONFIGS.rglob("*.yaml"))
 GOLDEN: dict[str, dict[str, Any]] = json.loads((ROOT / "tests" / "golden" / "model_zoo.json").read_text("utf-8"))
 PUBLISHED = list(GOLDEN["configs"])
 
+_PIXEL_DECODER = "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME"
+_STANDARD_DECODER: list[Any] = ["MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME", "StandardTransformerDecoder"]
+_STANDARD_DECODER += ["MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE", "res5", "MODEL.MASK_FORMER.DEC_LAYERS", 6]
+_PER_PIXEL: list[Any] = ["MODEL.META_ARCHITECTURE", "SemanticSegmentor", _PIXEL_DECODER, "BasePixelDecoder"]
+OTHERS: list[tuple[list[Any], int, str]] = [
+    ([_PIXEL_DECODER, "BasePixelDecoder"], 464, "730c958b8163e2fd"),
+    ([_PIXEL_DECODER, "TransformerEncoderPixelDecoder"], 538, "29e981339a904d37"),
+    ([_PIXEL_DECODER, "BasePixelDecoder", *_STANDARD_DECODER], 410, "548c26e91dbb8891"),
+    (["MODEL.SEM_SEG_HEAD.NAME", "PerPixelBaselineHead", *_PER_PIXEL], 290, "d8189bb8d7daa14c"),
+    (
+        ["MODEL.SEM_SEG_HEAD.NAME", "PerPixelBaselinePlusHead", *_PER_PIXEL, *_STANDARD_DECODER],
+        407,
+        "75238887667d198d",
+    ),
+]
+"""Changes of the COCO panoptic R50 config, and the published model's entries and hash."""
+
 
 def _name(path: Path) -> str:
     return path.relative_to(CONFIGS).with_suffix("").as_posix()
@@ -65,6 +82,17 @@ def _layers(path: Path) -> list[tuple[Path, dict[str, Any]]]:
     return [*layers, (path, _flat(content))]
 
 
+def _figures(cfg: CfgNode) -> tuple[int, int, str]:
+    """Parameters of the model, entries of its state dict, and the hash of their names and shapes."""
+    cfg.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        model = build_model(cfg)
+    shapes = sorted((key, list(value.shape)) for key, value in model.state_dict().items())
+    text = "\n".join(f"{key}:{shape}" for key, shape in shapes)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return parameters, len(shapes), hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_settings_are_those_published(name: str) -> None:
     merged, expected = _flat(_merged(name)), _settings(name)
@@ -76,15 +104,15 @@ def test_settings_are_those_published(name: str) -> None:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_models_are_those_published(name: str) -> None:
-    cfg = _merged(name)
-    cfg.MODEL.DEVICE = "meta"
-    with torch.device("meta"):
-        model = build_model(cfg)
-    shapes = sorted((key, list(value.shape)) for key, value in model.state_dict().items())
-    text = "\n".join(f"{key}:{shape}" for key, shape in shapes)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    assert [parameters, len(shapes), digest] == GOLDEN["configs"][name]
+    parameters, entries, digest = _figures(_merged(name))
+    assert [parameters, entries, digest] == GOLDEN["configs"][name]
+
+
+@pytest.mark.parametrize(("changes", "entries", "digest"), OTHERS)
+def test_models_of_other_components_are_those_published(changes: list[Any], entries: int, digest: str) -> None:
+    cfg = _merged("coco/panoptic-segmentation/maskformer2_R50_bs16_50ep")
+    cfg.merge_from_list(changes)
+    assert _figures(cfg)[1:] == (entries, digest)
 
 
 @pytest.mark.parametrize("path", ALL_FILES, ids=_name)

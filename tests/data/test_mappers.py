@@ -237,6 +237,27 @@ def test_semantic_mapper_reads_16_bits_and_its_data_set(cfg: CfgNode, record: di
         MetadataCatalog.remove("test_semantic")
 
 
+@pytest.mark.parametrize("architecture", ["MaskFormer", "SemanticSegmentor"])
+def test_semantic_mapper_gives_the_label_map_to_who_learns_from_it(
+    cfg: CfgNode, record: dict, tmp_path: Path, architecture: str
+) -> None:
+    labels = np.full((record["height"], record["width"]), 255, dtype=np.uint8)
+    labels[:10], labels[10:20, :5] = 3, 0
+    Image.fromarray(labels).save(tmp_path / "labels.png")
+    record["sem_seg_file_name"] = str(tmp_path / "labels.png")
+    make_plain(cfg, "mask_former_semantic")
+    cfg.MODEL.META_ARCHITECTURE = architecture
+    cfg.INPUT.SIZE_DIVISIBILITY = 128
+    assert "sem_seg" not in build_mapper(cfg, False)(record)
+    result = build_mapper(cfg, True)(record)
+    assert ("sem_seg" in result) == (architecture == "SemanticSegmentor")
+    if "sem_seg" in result:
+        expected = np.full((128, 128), 255)
+        expected[: record["height"], : record["width"]] = labels
+        assert result["sem_seg"].dtype == torch.int64
+        assert np.array_equal(result["sem_seg"].numpy(), expected)
+
+
 def test_instance_mapper_agrees_with_the_panoptic_one(cfg: CfgNode, panoptic_set, record: dict) -> None:
     register_coco_instances(
         "test_instances",

@@ -11,6 +11,7 @@ from mask2former.d2.data import DatasetCatalog, MetadataCatalog
 from mask2former.engine.checks import (
     SetupError,
     check_files,
+    check_head,
     check_ignore_label,
     check_label_maps,
     check_machine,
@@ -285,3 +286,45 @@ def test_ignore_label_of_config_and_data_set_agree():
     check_ignore_label("test_checks_says_nothing", 255)
     with pytest.raises(SetupError, match=r"IGNORE_VALUE is 255, but data set .*ignores_zero.* with 0\. Set"):
         check_ignore_label("test_checks_ignores_zero", 255)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"META_ARCHITECTURE": "SemanticSegmentor", "SEM_SEG_HEAD.NAME": "MaskFormerHead"},
+            r"'SemanticSegmentor' classifies pixels, which MaskFormerHead does not.*'PerPixelBaselineHead'",
+        ),
+        (
+            {"META_ARCHITECTURE": "SemanticSegmentor", "SEM_SEG_HEAD.NAME": "PerPixelBaselineHead"},
+            r"learns from label maps, which .* 'coco_panoptic_lsj' does not give. Use 'mask_former_semantic'",
+        ),
+        (
+            {"SEM_SEG_HEAD.NAME": "PerPixelBaselinePlusHead"},
+            r"a query per class, but .*NUM_OBJECT_QUERIES is 100 and MODEL.SEM_SEG_HEAD.NUM_CLASSES 2",
+        ),
+        (
+            {
+                "SEM_SEG_HEAD.NAME": "MaskFormerHead",
+                "SEM_SEG_HEAD.PIXEL_DECODER_NAME": "BasePixelDecoder",
+                "MASK_FORMER.TRANSFORMER_IN_FEATURE": "transformer_encoder",
+            },
+            r"'transformer_encoder', but BasePixelDecoder has none. .* 'TransformerEncoderPixelDecoder'",
+        ),
+    ],
+)
+def test_heads_that_do_not_fit_are_named(cfg, changes, message):
+    for key, value in changes.items():
+        cfg.merge_from_list([f"MODEL.{key}", value])
+    with pytest.raises(SetupError, match=message):
+        check_setup(cfg)
+
+
+def test_heads_that_fit_pass(cfg):
+    cfg.MODEL.META_ARCHITECTURE = "SemanticSegmentor"
+    cfg.MODEL.SEM_SEG_HEAD.NAME = "PerPixelBaselinePlusHead"
+    cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES = 2
+    check_head(cfg, eval_only=True)  # the mapper's targets do not matter then
+    cfg.INPUT.DATASET_MAPPER_NAME = "mask_former_semantic"
+    check_head(cfg)
+    check_head(get_cfg())

@@ -9,12 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mask2former.d2.config import CfgNode, configurable
-from mask2former.d2.layers import Conv2d, ShapeSpec, get_norm
+from mask2former.d2.layers import Conv2d, ShapeSpec
 from mask2former.d2.modeling import SEM_SEG_HEADS_REGISTRY
 
 from ..build import PixelDecoderOutput
 from ..layers import c2_xavier_fill
 from .deformable_encoder import MSDeformAttnTransformerEncoder
+from .layers import channels_of, lateral_convolution, output_convolution, select_features, stride_of
 
 NUM_DECODER_LEVELS = 3
 """Maps that the transformer decoder reads in turn (Sec. 3.2.2: "round robin" over strides 32, 16 and 8)."""
@@ -58,7 +59,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
         common_stride: int,
     ) -> None:
         super().__init__()
-        by_stride = sorted(input_shape, key=lambda name: _stride(input_shape, name))
+        by_stride = sorted(input_shape, key=lambda name: stride_of(input_shape, name))
         missing = set(transformer_in_features) - set(by_stride)
         if missing or len(transformer_in_features) < NUM_DECODER_LEVELS:
             raise ValueError(
@@ -68,7 +69,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
         # Lowest resolution first, as published checkpoints number them.
         self.transformer_in_features = [name for name in reversed(by_stride) if name in transformer_in_features]
         self.input_proj = nn.ModuleList(
-            _input_projection(_channels(input_shape, name), conv_dim) for name in self.transformer_in_features
+            _input_projection(channels_of(input_shape, name), conv_dim) for name in self.transformer_in_features
         )
         self.transformer = MSDeformAttnTransformerEncoder(
             embed_dim=conv_dim,
@@ -83,11 +84,14 @@ class MSDeformAttnPixelDecoder(nn.Module):
         self.mask_features = Conv2d(conv_dim, mask_dim, kernel_size=1)
         c2_xavier_fill(self.mask_features)
 
-        finest = _stride(input_shape, self.transformer_in_features[-1])
+        finest = stride_of(input_shape, self.transformer_in_features[-1])
         self.fpn_features = by_stride[: max(0, round(math.log2(finest / common_stride)))][::-1]
         for name in self.fpn_features:
             number = by_stride.index(name) + 1
-            lateral, output = _fpn_convolutions(_channels(input_shape, name), conv_dim, norm)
+            lateral = lateral_convolution(channels_of(input_shape, name), conv_dim, norm)
+            output = output_convolution(conv_dim, conv_dim, norm)
+            c2_xavier_fill(lateral)
+            c2_xavier_fill(output)
             self.add_module(f"adapter_{number}", lateral)
             self.add_module(f"layer_{number}", output)
         self._fpn_numbers = [by_stride.index(name) + 1 for name in self.fpn_features]
@@ -95,13 +99,8 @@ class MSDeformAttnPixelDecoder(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         head = cfg.MODEL.SEM_SEG_HEAD
-        absent = [name for name in head.IN_FEATURES if name not in input_shape]
-        if absent:
-            raise ValueError(
-                f"MODEL.SEM_SEG_HEAD.IN_FEATURES names {absent}, but the backbone gives {list(input_shape)}"
-            )
         return {
-            "input_shape": {name: input_shape[name] for name in head.IN_FEATURES},
+            "input_shape": select_features(cfg, input_shape),
             "transformer_in_features": list(head.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES),
             "transformer_dropout": cfg.MODEL.MASK_FORMER.DROPOUT,
             "transformer_nheads": head.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS,
@@ -132,34 +131,3 @@ def _input_projection(in_channels: int, conv_dim: int) -> nn.Sequential:
     conv = nn.Conv2d(in_channels, conv_dim, kernel_size=1)
     c2_xavier_fill(conv)
     return nn.Sequential(conv, nn.GroupNorm(32, conv_dim))
-
-
-def _fpn_convolutions(in_channels: int, conv_dim: int, norm: str) -> tuple[nn.Module, nn.Module]:
-    use_bias = norm == ""
-    lateral = Conv2d(in_channels, conv_dim, kernel_size=1, bias=use_bias, norm=get_norm(norm, conv_dim))
-    output = Conv2d(
-        conv_dim,
-        conv_dim,
-        kernel_size=3,
-        padding=1,
-        bias=use_bias,
-        norm=get_norm(norm, conv_dim),
-        activation=F.relu,
-    )
-    c2_xavier_fill(lateral)
-    c2_xavier_fill(output)
-    return lateral, output
-
-
-def _channels(input_shape: dict[str, ShapeSpec], name: str) -> int:
-    return _known(input_shape[name].channels, name, "channels")
-
-
-def _stride(input_shape: dict[str, ShapeSpec], name: str) -> int:
-    return _known(input_shape[name].stride, name, "stride")
-
-
-def _known(value: int | None, name: str, what: str) -> int:
-    if value is None:
-        raise ValueError(f"the backbone does not say the {what} of its feature {name!r}")
-    return value

@@ -63,7 +63,10 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
     ) -> None:
         super().__init__()
         if not mask_classification:
-            raise ValueError("MultiScaleMaskedTransformerDecoder predicts masks with classes, nothing else")
+            raise ValueError(
+                "MultiScaleMaskedTransformerDecoder predicts masks with classes, nothing else; per-pixel heads need "
+                "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME 'StandardTransformerDecoder'"
+            )
         if dec_layers < 0:
             raise ValueError("MODEL.MASK_FORMER.DEC_LAYERS counts the prediction of the learned queries: at least 1")
         self.num_layers = dec_layers
@@ -97,6 +100,11 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode, in_channels: int, mask_classification: bool) -> dict[str, Any]:
         node = cfg.MODEL.MASK_FORMER
+        if node.TRANSFORMER_IN_FEATURE != "multi_scale_pixel_decoder":
+            raise ValueError(
+                f"MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE is {node.TRANSFORMER_IN_FEATURE!r}, one map, but "
+                "MultiScaleMaskedTransformerDecoder reads three: set it to 'multi_scale_pixel_decoder'"
+            )
         return {
             "in_channels": in_channels,
             "mask_classification": mask_classification,
