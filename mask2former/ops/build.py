@@ -62,7 +62,10 @@ def cuda_problem() -> str | None:
     nvcc = _nvcc()
     if nvcc is None:
         return "there is no nvcc: install the CUDA toolkit, or let CUDA_HOME point to it"
-    version = re.search(r"release (\d+)\.", _run([nvcc, "--version"]))
+    try:
+        version = re.search(r"release (\d+)\.", _run([nvcc, "--version"]))
+    except BuildError as error:
+        return str(error)
     major = torch.version.cuda.partition(".")[0]
     if version is None or version[1] != major:
         return f"{nvcc} is of CUDA {version[1] if version else '?'}, but this PyTorch needs one of CUDA {major}"
