@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
-from . import reference
+from . import dispatch, library, reference
+
+# A compiled model keeps the implementation that was chosen while it was traced.
+_backend = torch.compiler.assume_constant_result(dispatch.backend)
 
 
 def ms_deform_attn(
@@ -24,7 +28,7 @@ def ms_deform_attn(
         value: (B, S, M, D), the maps of all levels flattened row by row and joined, S = sum of height * width.
         spatial_shapes: (height, width) of each of the L levels, as plain integers, so that no device has to be
             waited for.
-        sampling_locations: (B, Q, M, L, P, 2), x and y in [0, 1] inside the map; anything else is outside.
+        sampling_locations: (B, Q, M, L, P, 2), x and y in [0, 1] inside the map; anything else, NaN too, is outside.
         attention_weights: (B, Q, M, L, P), usually normalised over the last two dimensions.
 
     Returns:
@@ -34,7 +38,8 @@ def ms_deform_attn(
         ValueError: if the shapes do not fit each other.
     """
     _check_shapes(value, spatial_shapes, sampling_locations, attention_weights)
-    return reference.ms_deform_attn(value, spatial_shapes, sampling_locations, attention_weights)
+    implementation = reference if _backend(value.device.type) == "reference" else library
+    return implementation.ms_deform_attn(value, spatial_shapes, sampling_locations, attention_weights)
 
 
 def _check_shapes(
@@ -50,6 +55,8 @@ def _check_shapes(
             f"{tuple(attention_weights.shape)}"
         )
     B, S, M, _ = value.shape
+    if any(height < 1 or width < 1 for height, width in spatial_shapes):
+        raise ValueError(f"each level has at least one pixel, unlike one of {list(spatial_shapes)}")
     positions = sum(height * width for height, width in spatial_shapes)
     if positions != S:
         raise ValueError(f"the levels {list(spatial_shapes)} have {positions} positions, but value has {S}")

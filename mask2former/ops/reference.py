@@ -20,7 +20,7 @@ def ms_deform_attn(
     B, _, M, D = value.shape
     _, Q, _, L, P, _ = sampling_locations.shape
     # Locations are not rounded to the precision of the values: bfloat16 cannot tell neighbouring pixels apart.
-    dtype = torch.promote_types(value.dtype, sampling_locations.dtype)
+    dtype = torch.promote_types(torch.promote_types(value.dtype, sampling_locations.dtype), torch.float32)
     levels = value.to(dtype).split([height * width for height, width in spatial_shapes], dim=1)
     grids = 2 * sampling_locations.to(dtype) - 1  # grid_sample counts from -1 to 1
     sampled = []

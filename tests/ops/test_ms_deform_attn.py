@@ -1,25 +1,59 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
-from mask2former.ops import ms_deform_attn
+from mask2former.ops import ms_deform_attn, reference
 from tests.helpers import golden
 
 SHAPES = [(6, 4), (3, 2), (2, 1)]
+ROOT = Path(__file__).resolve().parents[2]
 
 
-def inputs(dtype: torch.dtype = torch.float64, batch: int = 2) -> list[torch.Tensor]:
+def inputs(
+    dtype: torch.dtype = torch.float64,
+    *,
+    batch: int = 2,
+    queries: int = 5,
+    heads: int = 4,
+    width: int = 8,
+    points: int = 2,
+    shapes: list[tuple[int, int]] = SHAPES,
+) -> list[torch.Tensor]:
     torch.manual_seed(0)
-    positions = sum(h * w for h, w in SHAPES)
+    exact = torch.float64 if dtype == torch.float64 else torch.float32
+    levels = len(shapes)
     return [
-        torch.randn(batch, positions, 4, 8, dtype=dtype),
-        torch.rand(batch, 5, 4, 3, 2, 2, dtype=dtype) * 1.4 - 0.2,  # some points lie outside
-        torch.rand(batch, 5, 4, 3, 2, dtype=dtype),
+        torch.randn(batch, sum(h * w for h, w in shapes), heads, width).to(dtype),
+        torch.rand(batch, queries, heads, levels, points, 2, dtype=exact) * 1.4 - 0.2,  # some points lie outside
+        torch.rand(batch, queries, heads, levels, points).to(dtype),
     ]
 
 
-def test_values_and_gradients_equal_the_published_ones() -> None:
+def with_gradients(function, arguments: list[torch.Tensor], shapes: list[tuple[int, int]]) -> list[torch.Tensor]:
+    value, locations, weights = (x.detach().clone().requires_grad_() for x in arguments)
+    output = function(value, shapes, locations, weights)
+    torch.manual_seed(1)
+    output.backward(torch.randn(output.shape).to(output.dtype))
+    return [output.detach(), value.grad, locations.grad, weights.grad]
+
+
+def assert_equals_the_reference(arguments, shapes=SHAPES, *, tolerance: float = 1e-5) -> None:
+    """Output and gradients, of which the largest differences are compared with the largest elements."""
+    ours, expected = (with_gradients(f, arguments, shapes) for f in (ms_deform_attn, reference.ms_deform_attn))
+    for x, y in zip(ours, expected, strict=True):
+        assert x.dtype == y.dtype
+        assert x.shape == y.shape
+        scale = float(y.abs().max()) if y.numel() else 1
+        torch.testing.assert_close(x, y, rtol=0, atol=tolerance * scale)
+
+
+def test_values_and_gradients_equal_the_published_ones(backend: str) -> None:
     figures = golden.load("ms_deform_attn")
     shapes = [(h, w) for h, w in figures["spatial_shapes"].tolist()]
     value, locations, weights = (
@@ -36,7 +70,7 @@ def test_values_and_gradients_equal_the_published_ones() -> None:
         torch.testing.assert_close(ours, figures[name], rtol=1e-6, atol=1e-6)
 
 
-def test_equals_a_loop_over_the_definition() -> None:
+def test_equals_a_loop_over_the_definition(backend: str) -> None:
     value, locations, weights = inputs(batch=1)
     output = ms_deform_attn(value, SHAPES, locations, weights).view(5, 4, 8)
     starts = [0, 24, 30]
@@ -54,14 +88,43 @@ def test_equals_a_loop_over_the_definition() -> None:
             torch.testing.assert_close(output[query, head], expected)
 
 
-def test_gradients_are_those_of_the_function() -> None:
-    value, locations, weights = (x[:, :, :2].requires_grad_() if x.ndim == 4 else x for x in inputs(batch=1))
-    locations, weights = (x[:, :2, :2].clone().requires_grad_() for x in (locations, weights))
-    value = value.detach().clone().requires_grad_()
-    assert torch.autograd.gradcheck(lambda *x: ms_deform_attn(x[0], SHAPES, x[1], x[2]), (value, locations, weights))
+def test_gradients_are_those_of_the_function(backend: str) -> None:
+    arguments = [x.requires_grad_() for x in inputs(batch=1, queries=2, heads=2, width=3)]
+    assert torch.autograd.gradcheck(lambda *x: ms_deform_attn(x[0], SHAPES, x[1], x[2]), arguments)
 
 
-def test_bfloat16_values_keep_precise_locations() -> None:
+@pytest.mark.parametrize("width", [1, 7, 16, 32, 40, 100])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+def test_equals_the_reference(backend: str, dtype: torch.dtype, width: int) -> None:
+    tolerance = {torch.bfloat16: 1e-2, torch.float16: 2e-3}.get(dtype, 1e-6)
+    shapes = [(17, 5), (1, 1), (1, 3), (4, 1)]
+    arguments = inputs(dtype, heads=3, width=width, points=3, queries=37, shapes=shapes)
+    assert_equals_the_reference(arguments, shapes, tolerance=tolerance)
+
+
+@pytest.mark.parametrize(
+    "dtypes",
+    [
+        (torch.float32, torch.float64, torch.float32),
+        (torch.bfloat16, torch.float32, torch.float32),
+        (torch.bfloat16, torch.float32, torch.bfloat16),
+        (torch.float16, torch.float32, torch.float32),
+        (torch.bfloat16, torch.bfloat16, torch.bfloat16),
+    ],
+    ids=str,
+)
+def test_dtypes_may_differ(backend: str, dtypes: tuple[torch.dtype, ...]) -> None:
+    arguments = [x.to(dtype) for x, dtype in zip(inputs(torch.float32), dtypes, strict=True)]
+    exact = [x.double() for x in arguments]
+    ours = with_gradients(ms_deform_attn, arguments, SHAPES)
+    expected = with_gradients(reference.ms_deform_attn, exact, SHAPES)
+    assert [x.dtype for x in ours] == [dtypes[0], *dtypes]
+    # The gradient that comes in is rounded as the output is.
+    for x, y in zip(ours, expected, strict=True):
+        torch.testing.assert_close(x.double(), y, rtol=0, atol=2e-2 * float(y.abs().max()))
+
+
+def test_bfloat16_values_keep_precise_locations(backend: str) -> None:
     value, locations, weights = inputs(torch.float32)
     exact = ms_deform_attn(value.bfloat16().float(), SHAPES, locations, weights.bfloat16().float())
     output = ms_deform_attn(value.bfloat16(), SHAPES, locations, weights.bfloat16())
@@ -69,12 +132,88 @@ def test_bfloat16_values_keep_precise_locations() -> None:
     torch.testing.assert_close(output.float(), exact, rtol=1e-2, atol=1e-2)
 
 
-def test_non_contiguous_input_and_empty_batch() -> None:
+def test_non_contiguous_input(backend: str) -> None:
     value, locations, weights = inputs()
+    strided = [
+        value.transpose(1, 2).contiguous().transpose(1, 2),
+        locations.flip(0).transpose(0, 3).contiguous().transpose(0, 3).flip(0),
+        weights.repeat_interleave(2, dim=-1)[..., ::2],
+    ]
+    assert not any(x.is_contiguous() for x in strided[::2])
+    expected = with_gradients(reference.ms_deform_attn, [value, locations, weights], SHAPES)
+    value, locations, weights = (x.requires_grad_() for x in strided)
+    output = ms_deform_attn(value, SHAPES, locations, weights)
+    torch.manual_seed(1)
+    grad = torch.randn(output.shape).to(output.dtype)
+    output.backward(grad.transpose(1, 2).contiguous().transpose(1, 2))
+    for x, y in zip((output, value.grad, locations.grad, weights.grad), expected, strict=True):
+        torch.testing.assert_close(x, y)
+
+
+@pytest.mark.parametrize(("batch", "queries"), [(0, 5), (2, 0), (0, 0)])
+def test_empty_batch_and_no_queries(backend: str, batch: int, queries: int) -> None:
+    output, *gradients = with_gradients(ms_deform_attn, inputs(batch=batch, queries=queries), SHAPES)
+    assert output.shape == (batch, queries, 32)
+    assert gradients[0].shape == (batch, 32, 4, 8)
+    assert not gradients[0].any()
+
+
+@pytest.mark.parametrize("place", [-1e30, -3.0, -0.6, 1.6, 1e30])
+def test_points_far_outside_are_zero(backend: str, place: float) -> None:
+    value, locations, weights = inputs(torch.float32)
+    shapes = [(1, 1), (1, 31)]
+    locations, weights = locations[:, :, :, :2].clone(), weights[:, :, :, :2]
+    locations[..., 0] = place
+    for x in with_gradients(ms_deform_attn, [value, locations, weights], shapes):
+        assert not x.any()
+
+
+@pytest.mark.parametrize("place", [float("nan"), float("inf"), -float("inf")])
+def test_locations_that_are_no_numbers_read_nothing_out_of_bounds(
+    place: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASK2FORMER_OPS", "auto")
+    value, locations, weights = inputs(torch.float32)
     expected = ms_deform_attn(value, SHAPES, locations, weights)
-    strided = value.transpose(1, 2).contiguous().transpose(1, 2)
-    torch.testing.assert_close(ms_deform_attn(strided, SHAPES, locations, weights), expected)
-    assert ms_deform_attn(value[:0], SHAPES, locations[:0], weights[:0]).shape == (0, 5, 32)
+    locations[0, 0, 0, 1, 1, 1] = place
+    output = ms_deform_attn(value, SHAPES, locations, weights)
+    torch.testing.assert_close(output[:, 1:], expected[:, 1:])  # other queries are untouched
+
+
+def test_result_does_not_depend_on_threads(backend: str) -> None:
+    if backend == "reference":
+        pytest.skip("its sums are PyTorch's own")
+    shapes = [(33, 17), (9, 7)]
+    arguments = inputs(torch.float32, queries=300, heads=3, width=24, points=4, shapes=shapes)
+    threads = torch.get_num_threads()
+    try:
+        results = []
+        for count in (1, 2, 2, 3):
+            torch.set_num_threads(count)
+            results.append(with_gradients(ms_deform_attn, arguments, shapes))
+    finally:
+        torch.set_num_threads(threads)
+    for result in results[1:]:
+        assert all(torch.equal(x, y) for x, y in zip(result, results[0], strict=True))
+
+
+@pytest.mark.parametrize("capability", ["default", "avx2", "avx512"])
+def test_every_instruction_set_gives_the_same(capability: str) -> None:
+    code = f"""
+import torch
+assert torch.backends.cpu.get_cpu_capability().lower() == {capability!r}, "not of this machine"
+from tests.ops.test_ms_deform_attn import SHAPES, assert_equals_the_reference, inputs
+for dtype, tolerance in ((torch.float32, 1e-6), (torch.float64, 1e-12), (torch.bfloat16, 1e-2)):
+    for width in (5, 32, 72):
+        assert_equals_the_reference(inputs(dtype, width=width), tolerance=tolerance)
+"""
+    environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability}
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+    )
+    if "not of this machine" in result.stderr:
+        pytest.skip(f"this machine knows no {capability}")
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize(
@@ -90,3 +229,9 @@ def test_shapes_that_do_not_fit_are_named(broken, message: str) -> None:
     value, locations, weights = broken(*inputs())
     with pytest.raises(ValueError, match=message):
         ms_deform_attn(value, SHAPES, locations, weights)
+
+
+def test_empty_levels_are_refused(backend: str) -> None:
+    value, locations, weights = inputs()
+    with pytest.raises(ValueError, match="at least one pixel"):
+        ms_deform_attn(value, [*SHAPES[:2], (0, 7)], locations, weights)
