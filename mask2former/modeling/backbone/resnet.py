@@ -361,7 +361,7 @@ def _from_config(cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
         "res5_dilation": node.RES5_DILATION,
         "out_features": node.OUT_FEATURES,
         "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
-        "use_checkpoint": node.USE_CHECKPOINT,
+        "use_checkpoint": node.USE_CHECKPOINT or cfg.MODEL.ACTIVATION_CHECKPOINTING,
     }
 
 

@@ -377,5 +377,5 @@ class D2SwinTransformer(SwinTransformer):
             "patch_norm": node.PATCH_NORM,
             "out_features": node.OUT_FEATURES,
             "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
-            "use_checkpoint": node.USE_CHECKPOINT,
+            "use_checkpoint": node.USE_CHECKPOINT or cfg.MODEL.ACTIVATION_CHECKPOINTING,
         }

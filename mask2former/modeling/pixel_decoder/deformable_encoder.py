@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mask2former.ops import ms_deform_attn
 
@@ -155,6 +156,7 @@ class MSDeformAttnTransformerEncoder(nn.Module):
         num_levels: number of maps.
         num_points: points per head and level.
         dropout: probability, in training.
+        use_checkpoint: recompute each layer's activations in the backward pass, to save memory.
     """
 
     def __init__(
@@ -167,8 +169,10 @@ class MSDeformAttnTransformerEncoder(nn.Module):
         num_levels: int,
         num_points: int,
         dropout: float,
+        use_checkpoint: bool = False,
     ) -> None:
         super().__init__()
+        self.use_checkpoint = use_checkpoint
         self.level_embed = nn.Parameter(torch.empty(num_levels, embed_dim).normal_())
         self.encoder = DeformableEncoder(
             [
@@ -185,7 +189,7 @@ class MSDeformAttnTransformerEncoder(nn.Module):
         )
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Return the encoded maps, each (B, E, h, w) like its input."""
+        """Return the encoded maps, each (B, E, h, w) like its input, with channels last in memory."""
         spatial_shapes = [(f.shape[2], f.shape[3]) for f in features]
         device = features[0].device
         position = torch.cat(
@@ -198,9 +202,13 @@ class MSDeformAttnTransformerEncoder(nn.Module):
         reference_points = torch.cat([pixel_centres(h, w, device) for h, w in spatial_shapes])
         x = torch.cat([f.flatten(2).transpose(1, 2) for f in features], dim=1)
         for layer in self.encoder.layers:
-            x = layer(x, position, reference_points, spatial_shapes)
+            if self.use_checkpoint and self.training:
+                x = checkpoint(layer, x, position, reference_points, spatial_shapes, use_reentrant=False)
+            else:
+                x = layer(x, position, reference_points, spatial_shapes)
         levels = x.split([h * w for h, w in spatial_shapes], dim=1)
-        return [level.transpose(1, 2).unflatten(2, shape) for level, shape in zip(levels, spatial_shapes, strict=True)]
+        maps = [level.unflatten(1, shape) for level, shape in zip(levels, spatial_shapes, strict=True)]
+        return [encoded.permute(0, 3, 1, 2) for encoded in maps]
 
 
 @cached_constant

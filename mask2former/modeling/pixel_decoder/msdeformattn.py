@@ -36,6 +36,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
         mask_dim: channels of the per-pixel embeddings.
         norm: normalisation of the FPN's convolutions.
         common_stride: stride of the per-pixel embeddings.
+        use_checkpoint: recompute activations of the encoder in the backward pass, to save memory.
 
     Raises:
         ValueError: if a feature is missing or there are fewer than three levels.
@@ -56,6 +57,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
         mask_dim: int,
         norm: str,
         common_stride: int,
+        use_checkpoint: bool = False,
     ) -> None:
         super().__init__()
         by_stride = sorted(input_shape, key=lambda name: _stride(input_shape, name))
@@ -78,6 +80,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
             num_levels=len(self.transformer_in_features),
             num_points=transformer_num_points,
             dropout=transformer_dropout,
+            use_checkpoint=use_checkpoint,
         )
         self.mask_dim = mask_dim
         self.mask_features = Conv2d(conv_dim, mask_dim, kernel_size=1)
@@ -112,6 +115,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
             "mask_dim": head.MASK_DIM,
             "norm": head.NORM,
             "common_stride": head.COMMON_STRIDE,
+            "use_checkpoint": cfg.MODEL.ACTIVATION_CHECKPOINTING,
         }
 
     def forward_features(self, features: dict[str, Tensor]) -> PixelDecoderOutput:
@@ -124,7 +128,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
         for name, number in zip(self.fpn_features, self._fpn_numbers, strict=True):
             lateral = self.get_submodule(f"adapter_{number}")(features[name])
             upsampled = F.interpolate(maps[-1], size=lateral.shape[-2:], mode="bilinear", align_corners=False)
-            maps.append(self.get_submodule(f"layer_{number}")(lateral + upsampled))
+            maps.append(self.get_submodule(f"layer_{number}")(lateral.add_(upsampled)))
         return PixelDecoderOutput(self.mask_features(maps[-1]), encoded, maps[:NUM_DECODER_LEVELS])
 
 
@@ -144,7 +148,7 @@ def _fpn_convolutions(in_channels: int, conv_dim: int, norm: str) -> tuple[nn.Mo
         padding=1,
         bias=use_bias,
         norm=get_norm(norm, conv_dim),
-        activation=F.relu,
+        activation=F.relu_,
     )
     c2_xavier_fill(lateral)
     c2_xavier_fill(output)

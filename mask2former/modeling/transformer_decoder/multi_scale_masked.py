@@ -13,7 +13,7 @@ from mask2former.d2.config import CfgNode, configurable
 from mask2former.d2.layers import Conv2d
 
 from ..build import TRANSFORMER_DECODER_REGISTRY
-from ..layers import MLP, Linear, c2_xavier_fill
+from ..layers import MLP, Linear, c2_xavier_fill, linear
 from ..position_encoding import sine_tokens
 from .layers import CrossAttentionLayer, FFNLayer, SelfAttentionLayer
 
@@ -187,7 +187,10 @@ def attention_mask(mask_logits: Tensor) -> Tensor:
 
 def _masks(embeddings: Tensor, mask_features: Tensor) -> Tensor:
     """Multiply (B, Q, mask_dim) with (B, mask_dim, h, w) to mask logits (B, Q, h, w)."""
-    return torch.einsum("bqc,bchw->bqhw", embeddings, mask_features)
+    if mask_features.device.type != "cpu":
+        return torch.einsum("bqc,bchw->bqhw", embeddings, mask_features)
+    images = zip(embeddings, mask_features.flatten(2).transpose(1, 2), strict=True)
+    return torch.stack([linear(*image) for image in images]).unflatten(2, mask_features.shape[-2:])
 
 
 def resize(features: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
