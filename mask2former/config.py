@@ -21,6 +21,11 @@ def add_maskformer2_config(cfg: CfgNode) -> None:
     """
     _add_input(cfg)
     _add_solver(cfg)
+    _set_default(
+        cfg.MODEL,
+        COMPILE=False,  # torch.compile backbone and head, for images of any size; the first steps take minutes
+        ACTIVATION_CHECKPOINTING=False,  # recompute activations of backbone and pixel decoder in the backward pass
+    )
     _add_backbones(cfg)
     _add_head(cfg)
     _add_mask_former(cfg)
@@ -150,6 +155,8 @@ def _add_mask_former(cfg: CfgNode) -> None:
         OVERLAP_THRESHOLD=0.0,
         # Resize mask logits to the output size before semantic inference instead of its scores afterwards.
         SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE=False,
+        # Type of autocast of the model in evaluation: float32 (none), bfloat16 or float16.
+        PRECISION="float32",
         # Score boundary AP and boundary PQ too (Cheng et al., "Boundary IoU", CVPR 2021).
         BOUNDARY_ON=False,
     )

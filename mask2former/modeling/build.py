@@ -22,7 +22,7 @@ Transformer decoders, which turn pixel decoder outputs into a set of predictions
 
 A registered object is called with `(cfg, in_channels, mask_classification)` and returns a module, which is called
 with `(features, mask_features)` and returns a dict with `pred_logits` (B, Q, C+1), `pred_masks` (B, Q, H, W) and
-`aux_outputs`, a list of dicts with the first two, one for each earlier prediction.
+`aux_outputs`, a list of dicts with the first two, in training one for each earlier prediction.
 """
 
 

@@ -8,6 +8,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+# oneDNN's convolutions use AVX-512 on every CPU that has it; the matrix products behind F.linear only on some.
+_CONVOLUTIONS_ARE_FASTER = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Map (..., n) to (..., m) with `weight` (m, n): `F.linear`, as fast as the machine can.
+
+    In float32 on a CPU with AVX-512 it is a 1x1 convolution, the same sums in another order, which was measured to
+    take less than half of the time.
+    """
+    if (
+        not _CONVOLUTIONS_ARE_FASTER
+        or x.device.type != "cpu"
+        or x.dtype != torch.float32
+        or x.numel() == 0
+        or torch.is_autocast_enabled("cpu")
+    ):
+        return F.linear(x, weight, bias)
+    image = x.reshape(1, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)  # (1, n, 1, rows), channels last in memory
+    image = F.conv2d(image, weight[:, :, None, None], bias)
+    return image.permute(0, 2, 3, 1).reshape(*x.shape[:-1], weight.shape[0])
+
+
+class Linear(nn.Linear):
+    """`torch.nn.Linear` computed by `linear`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map (..., in_features) to (..., out_features)."""
+        return linear(input, self.weight, self.bias)
+
 
 class MultiheadAttention(nn.Module):
     """Multi-head attention with the parameters of `torch.nn.MultiheadAttention`, computed by the fused kernel.
@@ -26,7 +56,7 @@ class MultiheadAttention(nn.Module):
         self.dropout = dropout
         self.in_proj_weight = nn.Parameter(torch.empty(3 * embed_dim, embed_dim))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * embed_dim))
-        self.out_proj = nn.Linear(embed_dim, embed_dim)
+        self.out_proj = Linear(embed_dim, embed_dim)
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.xavier_uniform_(self.out_proj.weight)
         nn.init.zeros_(self.out_proj.bias)
@@ -46,7 +76,7 @@ class MultiheadAttention(nn.Module):
         weights = self.in_proj_weight.chunk(3)
         biases = self.in_proj_bias.chunk(3)
         q, k, v = (
-            F.linear(x, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            linear(x, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
         )
         dropout = self.dropout if self.training else 0.0
@@ -60,7 +90,7 @@ class MLP(nn.Module):
     def __init__(self, input_dim: int, hidden_dim: int, output_dim: int, *, num_layers: int) -> None:
         super().__init__()
         dims = [input_dim] + [hidden_dim] * (num_layers - 1) + [output_dim]
-        self.layers = nn.ModuleList(nn.Linear(n, m) for n, m in pairwise(dims))
+        self.layers = nn.ModuleList(Linear(n, m) for n, m in pairwise(dims))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., input_dim) to (..., output_dim)."""

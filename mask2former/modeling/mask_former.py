@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -24,6 +25,8 @@ from .criterion import SetCriterion
 from .inference import instance_inference, panoptic_inference, semantic_inference
 from .matcher import HungarianMatcher, Target
 from .per_pixel import PerPixelBaselineHead, PerPixelBaselinePlusHead
+
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @META_ARCH_REGISTRY.register()
@@ -47,6 +50,9 @@ class MaskFormer(nn.Module):
         object_mask_threshold: see `panoptic_inference`.
         overlap_threshold: see `panoptic_inference`.
         detections_per_image: most instances given for an image.
+        test_precision: type of autocast of backbone and head in evaluation, a key of `PRECISIONS`. "float32" means
+            none; one that the caller set up stays.
+        compile_model: let `torch.compile` translate backbone and head when they first run.
     """
 
     pixel_mean: Tensor
@@ -71,6 +77,8 @@ class MaskFormer(nn.Module):
         object_mask_threshold: float,
         overlap_threshold: float,
         detections_per_image: int,
+        test_precision: str = "float32",
+        compile_model: bool = False,
     ) -> None:
         super().__init__()
         if not (semantic_on or instance_on or panoptic_on):
@@ -82,6 +90,11 @@ class MaskFormer(nn.Module):
                 f"MODEL.SEM_SEG_HEAD.NAME {type(sem_seg_head).__name__!r} classifies pixels, not masks: it belongs to "
                 "MODEL.META_ARCHITECTURE 'SemanticSegmentor'"
             )
+        if test_precision not in PRECISIONS:
+            raise ValueError(
+                f"MODEL.MASK_FORMER.TEST.PRECISION is {test_precision!r}; it must be one of {list(PRECISIONS)}"
+            )
+        self.test_dtype = PRECISIONS[test_precision]
         self.backbone = backbone
         self.sem_seg_head = sem_seg_head
         self.criterion = criterion
@@ -95,6 +108,9 @@ class MaskFormer(nn.Module):
         self.object_mask_threshold = object_mask_threshold
         self.overlap_threshold = overlap_threshold
         self.detections_per_image = detections_per_image
+        if compile_model:
+            for module in (self.backbone, self.sem_seg_head):
+                module.compile(dynamic=True)  # in place: names in the state dict stay
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -116,6 +132,8 @@ class MaskFormer(nn.Module):
             "object_mask_threshold": test.OBJECT_MASK_THRESHOLD,
             "overlap_threshold": test.OVERLAP_THRESHOLD,
             "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
+            "test_precision": test.PRECISION,
+            "compile_model": cfg.MODEL.COMPILE,
         }
 
     @property
@@ -173,7 +191,13 @@ class MaskFormer(nn.Module):
     def _run(self, batched_inputs: Sequence[dict[str, Any]]) -> tuple[ImageList, dict[str, Any]]:
         images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
         batch = ImageList.from_tensors(images, self.size_divisibility)
-        return batch, self.sem_seg_head(self.backbone(batch.tensor))
+        with self._autocast():
+            return batch, self.sem_seg_head(self.backbone(batch.tensor))
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self.training or self.test_dtype is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.test_dtype)
 
     def _infer(
         self,

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from .constants import cached_constant
+
 
 def sine_position_encoding(
     height: int,
@@ -27,14 +29,21 @@ def sine_position_encoding(
     """
     if channels % 4:
         raise ValueError(f"a sine position encoding needs a multiple of 4 channels, not {channels}")
-    frequencies = temperature ** (-torch.arange(channels // 4, device=device) * (4 / channels))
+    frequencies = temperature ** (-torch.arange(channels // 4, device=device, dtype=torch.float32) * (4 / channels))
     y = _encode(height, frequencies)[:, None, :].expand(height, width, -1)
     x = _encode(width, frequencies)[None, :, :].expand(height, width, -1)
     return torch.cat([y, x], dim=2).permute(2, 0, 1).unsqueeze(0)
 
 
+@cached_constant
+def sine_tokens(height: int, width: int, channels: int, device: torch.device | str = "cpu") -> Tensor:
+    """Return `sine_position_encoding` as tokens, row by row: (1, height * width, channels)."""
+    encoding = sine_position_encoding(height, width, channels, device=device)
+    return encoding.flatten(2).transpose(1, 2).contiguous()
+
+
 def _encode(size: int, frequencies: Tensor) -> Tensor:
     """Encode the positions 1..size of one axis: (size, 2 * len(frequencies)), sine and cosine interleaved."""
-    positions = torch.arange(1, size + 1, device=frequencies.device) / (size + 1e-6) * (2 * math.pi)
-    angles = positions[:, None] * frequencies
+    positions = torch.arange(1, size + 1, device=frequencies.device, dtype=torch.float32)
+    angles = (positions / (size + 1e-6) * (2 * math.pi))[:, None] * frequencies
     return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)

@@ -48,6 +48,7 @@ def golden_forward(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     config, changes, size = GOLDEN[name]
     model = published_model(config, **changes).eval()
     outputs: dict[str, Any] = {}
+    model.sem_seg_head.predictor.train()  # gives the auxiliary outputs; nothing else differs, without dropout
     model.sem_seg_head.register_forward_hook(lambda _module, _inputs, output: outputs.update(output))
     with torch.no_grad():
         result = model([{"image": golden.golden_image(*size)}])[0]

@@ -11,12 +11,13 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mask2former.d2.config import CfgNode
-from mask2former.d2.layers import CNNBlockBase, Conv2d, ShapeSpec, get_norm
+from mask2former.d2.layers import CNNBlockBase, Conv2d, FrozenBatchNorm2d, ShapeSpec, get_norm
 from mask2former.d2.modeling import BACKBONE_REGISTRY, Backbone
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,17 @@ def _conv(
     return conv
 
 
+def _apply(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """Apply a convolution of `_conv`. In inference a norm with fixed statistics becomes part of the convolution."""
+    norm: Any = conv.norm
+    fixed = isinstance(norm, FrozenBatchNorm2d) or (isinstance(norm, BATCH_NORMS) and not norm.training)
+    if not fixed or torch.is_grad_enabled():
+        return conv(x)
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    weight, bias = conv.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
+    return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
 class Stem(CNNBlockBase):
     """The layers before `res2`: one 7x7 convolution, or DeepLab's three 3x3 ones, then max pooling."""
 
@@ -76,10 +88,10 @@ class Stem(CNNBlockBase):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in_channels, H, W) to (B, out_channels, H/4, W/4)."""
-        x = F.relu_(self.conv1(x))
+        x = F.relu_(_apply(self.conv1, x))
         if self.deep:
-            x = F.relu_(self.conv2(x))
-            x = F.relu_(self.conv3(x))
+            x = F.relu_(_apply(self.conv2, x))
+            x = F.relu_(_apply(self.conv3, x))
         return F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
 
 
@@ -96,9 +108,9 @@ class BasicBlock(CNNBlockBase):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in_channels, H, W) to (B, out_channels, H/stride, W/stride)."""
-        shortcut = x if self.shortcut is None else self.shortcut(x)
-        x = F.relu_(self.conv1(x))
-        return F.relu_(self.conv2(x).add_(shortcut))
+        shortcut = x if self.shortcut is None else _apply(self.shortcut, x)
+        x = F.relu_(_apply(self.conv1, x))
+        return F.relu_(_apply(self.conv2, x).add_(shortcut))
 
 
 class BottleneckBlock(CNNBlockBase):
@@ -128,10 +140,10 @@ class BottleneckBlock(CNNBlockBase):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in_channels, H, W) to (B, out_channels, H/stride, W/stride)."""
-        shortcut = x if self.shortcut is None else self.shortcut(x)
-        x = F.relu_(self.conv1(x))
-        x = F.relu_(self.conv2(x))
-        return F.relu_(self.conv3(x).add_(shortcut))
+        shortcut = x if self.shortcut is None else _apply(self.shortcut, x)
+        x = F.relu_(_apply(self.conv1, x))
+        x = F.relu_(_apply(self.conv2, x))
+        return F.relu_(_apply(self.conv3, x).add_(shortcut))
 
 
 class ResNet(Backbone):
@@ -221,7 +233,7 @@ class ResNet(Backbone):
         if x.dim() != 4:
             raise ValueError(f"ResNet takes a batch of shape (B, C, H, W), not {tuple(x.shape)}")
         outputs = {}
-        x = self.stem(x)
+        x = self.stem(x.contiguous(memory_format=torch.channels_last))  # the faster order of most convolutions
         if "stem" in self._out_features:
             outputs["stem"] = x
         for name in self.stage_names:
@@ -349,7 +361,7 @@ def _from_config(cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
         "res5_dilation": node.RES5_DILATION,
         "out_features": node.OUT_FEATURES,
         "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
-        "use_checkpoint": node.USE_CHECKPOINT,
+        "use_checkpoint": node.USE_CHECKPOINT or cfg.MODEL.ACTIVATION_CHECKPOINTING,
     }
 
 

@@ -25,7 +25,7 @@ from mask2former.modeling.backbone.window_attention import (
     shifted_window_mask,
     to_windows,
 )
-from mask2former.modeling.layers import DropPath
+from mask2former.modeling.layers import DropPath, Linear
 
 STAGES = ("res2", "res3", "res4", "res5")
 
@@ -86,7 +86,7 @@ class PatchMerging(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+        self.reduction = Linear(4 * dim, 2 * dim, bias=False)
         self.norm = nn.LayerNorm(4 * dim)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -147,6 +147,7 @@ class PatchEmbed(nn.Module):
         bottom, right = -x.shape[2] % self.patch_size, -x.shape[3] % self.patch_size
         if bottom or right:
             x = F.pad(x, (0, right, 0, bottom))
+        x = x.contiguous(memory_format=torch.channels_last)
         return self.norm(self.proj(x).permute(0, 2, 3, 1))
 
 
@@ -376,5 +377,5 @@ class D2SwinTransformer(SwinTransformer):
             "patch_norm": node.PATCH_NORM,
             "out_features": node.OUT_FEATURES,
             "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
-            "use_checkpoint": node.USE_CHECKPOINT,
+            "use_checkpoint": node.USE_CHECKPOINT or cfg.MODEL.ACTIVATION_CHECKPOINTING,
         }

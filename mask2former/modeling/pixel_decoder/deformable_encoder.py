@@ -8,10 +8,13 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mask2former.ops import ms_deform_attn
 
-from ..position_encoding import sine_position_encoding
+from ..constants import cached_constant
+from ..layers import Linear, linear
+from ..position_encoding import sine_tokens
 
 # B batch, S positions of all levels, E embedding width, M heads, L levels, P points
 
@@ -25,10 +28,10 @@ class MSDeformAttn(nn.Module):
             raise ValueError(f"embed_dim {embed_dim} is not a multiple of num_heads {num_heads}")
         self.num_heads, self.num_levels, self.num_points = num_heads, num_levels, num_points
         points = num_heads * num_levels * num_points
-        self.sampling_offsets = nn.Linear(embed_dim, points * 2)
-        self.attention_weights = nn.Linear(embed_dim, points)
-        self.value_proj = nn.Linear(embed_dim, embed_dim)
-        self.output_proj = nn.Linear(embed_dim, embed_dim)
+        self.sampling_offsets = Linear(embed_dim, points * 2)
+        self.attention_weights = Linear(embed_dim, points)
+        self.value_proj = Linear(embed_dim, embed_dim)
+        self.output_proj = Linear(embed_dim, embed_dim)
         self._init_weights()
 
     @torch.no_grad()
@@ -46,9 +49,9 @@ class MSDeformAttn(nn.Module):
             self.attention_weights.bias,
         ):
             zero.zero_()
-        for linear in (self.value_proj, self.output_proj):
-            nn.init.xavier_uniform_(linear.weight)
-            nn.init.zeros_(linear.bias)
+        for projection in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(projection.weight)
+            nn.init.zeros_(projection.bias)
 
     def forward(
         self,
@@ -69,22 +72,30 @@ class MSDeformAttn(nn.Module):
             (B, Q, E).
         """
         points = (self.num_heads, self.num_levels, self.num_points)
+        scale = _inverse_sizes(tuple(spatial_shapes), reference_points.dtype, reference_points.device)
+        # Scaled weights in place of scaled offsets: the product has far fewer elements to visit.
+        scale = scale[None, :, None, :].expand(*points, 2).flatten()
+        projection = self.sampling_offsets
         # Locations need more than the eight bits of bfloat16: a map is up to hundreds of pixels wide.
         with torch.autocast(device_type=query.device.type, enabled=False):
-            offsets = self.sampling_offsets(query.to(self.sampling_offsets.weight.dtype))
-        sizes = reference_points.new_tensor([(width, height) for height, width in spatial_shapes])
-        locations = (
-            reference_points[:, None, None, None, :]
-            + offsets.unflatten(-1, (*points, 2)) / sizes[None, None, None, :, None, :]
-        )
-        weights = self.attention_weights(query).unflatten(-1, (self.num_heads, -1)).softmax(dim=-1)
+            weight, bias = projection.weight * scale[:, None], projection.bias * scale
+            offsets = linear(query.to(weight.dtype), weight, bias)
+        locations = reference_points[:, None] + offsets.unflatten(-1, (-1, 2))
         output = ms_deform_attn(
             self.value_proj(value).unflatten(-1, (self.num_heads, -1)),
             spatial_shapes,
-            locations,
-            weights.unflatten(-1, points[1:]),
+            locations.unflatten(2, points),
+            _softmax(self.attention_weights(query).unflatten(-1, (self.num_heads, -1))).unflatten(-1, points[1:]),
         )
         return self.output_proj(output)
+
+
+def _softmax(x: Tensor) -> Tensor:
+    """Softmax over the last dimension; on CPUs step by step, as PyTorch's kernel is slow at a dozen of elements."""
+    if torch.is_grad_enabled() or x.device.type != "cpu":
+        return x.softmax(dim=-1)
+    powers = x.float().sub(x.amax(dim=-1, keepdim=True)).exp_()
+    return powers.div_(powers.sum(dim=-1, keepdim=True)).to(x.dtype)
 
 
 class DeformableEncoderLayer(nn.Module):
@@ -105,8 +116,8 @@ class DeformableEncoderLayer(nn.Module):
             embed_dim=embed_dim, num_heads=num_heads, num_levels=num_levels, num_points=num_points
         )
         self.norm1 = nn.LayerNorm(embed_dim)
-        self.linear1 = nn.Linear(embed_dim, dim_feedforward)
-        self.linear2 = nn.Linear(dim_feedforward, embed_dim)
+        self.linear1 = Linear(embed_dim, dim_feedforward)
+        self.linear2 = Linear(dim_feedforward, embed_dim)
         self.norm2 = nn.LayerNorm(embed_dim)
         self.dropout = nn.Dropout(dropout)
         nn.init.xavier_uniform_(self.linear1.weight)
@@ -122,7 +133,7 @@ class DeformableEncoderLayer(nn.Module):
         """Map (B, S, E) to the same shape; `position` (1, S, E) is added to the queries."""
         attended = self.self_attn(x + position, reference_points, x, spatial_shapes)
         x = self.norm1(x + self.dropout(attended))
-        hidden = self.dropout(F.relu(self.linear1(x)))
+        hidden = self.dropout(F.relu(self.linear1(x), inplace=not torch.is_grad_enabled()))
         return self.norm2(x + self.dropout(self.linear2(hidden)))
 
 
@@ -145,6 +156,7 @@ class MSDeformAttnTransformerEncoder(nn.Module):
         num_levels: number of maps.
         num_points: points per head and level.
         dropout: probability, in training.
+        use_checkpoint: recompute each layer's activations in the backward pass, to save memory.
     """
 
     def __init__(
@@ -157,8 +169,10 @@ class MSDeformAttnTransformerEncoder(nn.Module):
         num_levels: int,
         num_points: int,
         dropout: float,
+        use_checkpoint: bool = False,
     ) -> None:
         super().__init__()
+        self.use_checkpoint = use_checkpoint
         self.level_embed = nn.Parameter(torch.empty(num_levels, embed_dim).normal_())
         self.encoder = DeformableEncoder(
             [
@@ -175,27 +189,37 @@ class MSDeformAttnTransformerEncoder(nn.Module):
         )
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Return the encoded maps, each (B, E, h, w) like its input."""
+        """Return the encoded maps, each (B, E, h, w) like its input, with channels last in memory."""
         spatial_shapes = [(f.shape[2], f.shape[3]) for f in features]
         device = features[0].device
         position = torch.cat(
             [
-                sine_position_encoding(h, w, self.level_embed.shape[1], device=device).flatten(2).transpose(1, 2)
-                + embed
+                sine_tokens(h, w, self.level_embed.shape[1], device) + embed
                 for (h, w), embed in zip(spatial_shapes, self.level_embed, strict=True)
             ],
             dim=1,
         )
-        reference_points = torch.cat([pixel_centres(h, w, device=device) for h, w in spatial_shapes])
+        reference_points = torch.cat([pixel_centres(h, w, device) for h, w in spatial_shapes])
         x = torch.cat([f.flatten(2).transpose(1, 2) for f in features], dim=1)
         for layer in self.encoder.layers:
-            x = layer(x, position, reference_points, spatial_shapes)
+            if self.use_checkpoint and self.training:
+                x = checkpoint(layer, x, position, reference_points, spatial_shapes, use_reentrant=False)
+            else:
+                x = layer(x, position, reference_points, spatial_shapes)
         levels = x.split([h * w for h, w in spatial_shapes], dim=1)
-        return [level.transpose(1, 2).unflatten(2, shape) for level, shape in zip(levels, spatial_shapes, strict=True)]
+        maps = [level.unflatten(1, shape) for level, shape in zip(levels, spatial_shapes, strict=True)]
+        return [encoded.permute(0, 3, 1, 2) for encoded in maps]
 
 
-def pixel_centres(height: int, width: int, *, device: torch.device | str | None = None) -> Tensor:
-    """Return x and y of every pixel's centre, row by row: (height * width, 2), in (0, 1)."""
-    y = (torch.arange(height, device=device) + 0.5) / height
-    x = (torch.arange(width, device=device) + 0.5) / width
+@cached_constant
+def pixel_centres(height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
+    """Return x and y of every pixel's centre, row by row: float32 (height * width, 2), in (0, 1)."""
+    y = (torch.arange(height, device=device, dtype=torch.float32) + 0.5) / height
+    x = (torch.arange(width, device=device, dtype=torch.float32) + 0.5) / width
     return torch.stack([x.expand(height, width), y[:, None].expand(height, width)], dim=-1).flatten(0, 1)
+
+
+@cached_constant
+def _inverse_sizes(spatial_shapes: tuple[tuple[int, int], ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return 1 / width and 1 / height of each level: (L, 2)."""
+    return torch.tensor([(1 / width, 1 / height) for height, width in spatial_shapes], dtype=dtype, device=device)

@@ -35,7 +35,7 @@ def output_convolution(in_channels: int, conv_dim: int, norm: str) -> Conv2d:
         padding=1,
         bias=norm == "",
         norm=get_norm(norm, conv_dim),
-        activation=F.relu,
+        activation=F.relu_,
     )
 
 

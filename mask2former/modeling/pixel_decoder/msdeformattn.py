@@ -37,6 +37,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
         mask_dim: channels of the per-pixel embeddings.
         norm: normalisation of the FPN's convolutions.
         common_stride: stride of the per-pixel embeddings.
+        use_checkpoint: recompute activations of the encoder in the backward pass, to save memory.
 
     Raises:
         ValueError: if a feature is missing or there are fewer than three levels.
@@ -57,6 +58,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
         mask_dim: int,
         norm: str,
         common_stride: int,
+        use_checkpoint: bool = False,
     ) -> None:
         super().__init__()
         by_stride = sorted(input_shape, key=lambda name: stride_of(input_shape, name))
@@ -79,6 +81,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
             num_levels=len(self.transformer_in_features),
             num_points=transformer_num_points,
             dropout=transformer_dropout,
+            use_checkpoint=use_checkpoint,
         )
         self.mask_dim = mask_dim
         self.mask_features = Conv2d(conv_dim, mask_dim, kernel_size=1)
@@ -111,6 +114,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
             "mask_dim": head.MASK_DIM,
             "norm": head.NORM,
             "common_stride": head.COMMON_STRIDE,
+            "use_checkpoint": cfg.MODEL.ACTIVATION_CHECKPOINTING,
         }
 
     def forward_features(self, features: dict[str, Tensor]) -> PixelDecoderOutput:
@@ -123,7 +127,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
         for name, number in zip(self.fpn_features, self._fpn_numbers, strict=True):
             lateral = self.get_submodule(f"adapter_{number}")(features[name])
             upsampled = F.interpolate(maps[-1], size=lateral.shape[-2:], mode="bilinear", align_corners=False)
-            maps.append(self.get_submodule(f"layer_{number}")(lateral + upsampled))
+            maps.append(self.get_submodule(f"layer_{number}")(lateral.add_(upsampled)))
         return PixelDecoderOutput(self.mask_features(maps[-1]), encoded, maps[:NUM_DECODER_LEVELS])
 
 

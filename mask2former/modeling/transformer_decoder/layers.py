@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers import MultiheadAttention
+from ..layers import Linear, MultiheadAttention
 
 # B batch, Q queries, K memory positions, E embedding width
 
@@ -58,8 +58,8 @@ class FFNLayer(nn.Module):
 
     def __init__(self, *, embed_dim: int, dim_feedforward: int, dropout: float, pre_norm: bool) -> None:
         super().__init__()
-        self.linear1 = nn.Linear(embed_dim, dim_feedforward)
-        self.linear2 = nn.Linear(dim_feedforward, embed_dim)
+        self.linear1 = Linear(embed_dim, dim_feedforward)
+        self.linear2 = Linear(dim_feedforward, embed_dim)
         self.norm = nn.LayerNorm(embed_dim)
         self.dropout = nn.Dropout(dropout)
         self.pre_norm = pre_norm

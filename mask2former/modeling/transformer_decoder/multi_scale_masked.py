@@ -13,8 +13,8 @@ from mask2former.d2.config import CfgNode, configurable
 from mask2former.d2.layers import Conv2d
 
 from ..build import TRANSFORMER_DECODER_REGISTRY
-from ..layers import MLP, c2_xavier_fill
-from ..position_encoding import sine_position_encoding
+from ..layers import MLP, Linear, c2_xavier_fill, linear
+from ..position_encoding import sine_tokens
 from .layers import CrossAttentionLayer, FFNLayer, SelfAttentionLayer
 
 # B batch, Q queries, C classes, E embedding width, h and w size of a feature map, H and W size of the masks
@@ -94,7 +94,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         self.input_proj = nn.ModuleList(
             _projection(in_channels, hidden_dim) if project else nn.Identity() for _ in range(NUM_LEVELS)
         )
-        self.class_embed = nn.Linear(hidden_dim, num_classes + 1)
+        self.class_embed = Linear(hidden_dim, num_classes + 1)
         self.mask_embed = MLP(hidden_dim, hidden_dim, mask_dim, num_layers=3)
 
     @classmethod
@@ -128,8 +128,8 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             mask_features: (B, mask_dim, H, W).
 
         Returns:
-            `pred_logits` (B, Q, C+1), `pred_masks` (B, Q, H, W) logits, and `aux_outputs`, a list of dicts with
-            these two for every earlier prediction, the learned queries' first.
+            `pred_logits` (B, Q, C+1), `pred_masks` (B, Q, H, W) logits, and `aux_outputs`, in training a list of
+            dicts with these two for every earlier prediction, the learned queries' first, else an empty list.
 
         Raises:
             ValueError: if there are not three maps.
@@ -137,10 +137,9 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         if len(x) != NUM_LEVELS:
             raise ValueError(f"the decoder reads {NUM_LEVELS} feature maps, not {len(x)}")
         memory = [self._embed_level(level, feature) for level, feature in enumerate(x)]
-        sizes = [feature.shape[-2:] for feature in x]
+        resized = [resize(mask_features.detach(), feature.shape[-2:]) for feature in x]
         position = self.query_embed.weight.unsqueeze(0)
-        queries = self.query_feat.weight.expand(len(mask_features), -1, -1)
-        predictions = [self._predict(queries, mask_features)]
+        queries = [self.query_feat.weight.expand(len(mask_features), -1, -1)]
         layers = zip(
             self.transformer_cross_attention_layers,
             self.transformer_self_attention_layers,
@@ -149,11 +148,10 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         )
         for i, (cross_attention, self_attention, ffn) in enumerate(layers):
             level = i % NUM_LEVELS
-            key, value = memory[level]
-            mask = attention_mask(predictions[-1]["pred_masks"], sizes[level])
-            queries = cross_attention(queries, position, key, value, mask)
-            queries = ffn(self_attention(queries, position))
-            predictions.append(self._predict(queries, mask_features))
+            mask = self._attention_mask(queries[-1], resized[level])
+            attended = cross_attention(queries[-1], position, *memory[level], mask)
+            queries.append(ffn(self_attention(attended, position)))
+        predictions = self._predict(queries if self.training else queries[-1:], mask_features)
         return {**predictions[-1], "aux_outputs": predictions[:-1]}
 
     def _embed_level(self, level: int, feature: Tensor) -> tuple[Tensor, Tensor]:
@@ -161,30 +159,51 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         feature = self.input_proj[level](feature)
         _, channels, height, width = feature.shape
         value = feature.flatten(2).transpose(1, 2) + self.level_embed.weight[level]
-        position = sine_position_encoding(height, width, channels, device=feature.device)
-        return value + position.flatten(2).transpose(1, 2), value
+        return value + sine_tokens(height, width, channels, feature.device), value
 
-    def _predict(self, queries: Tensor, mask_features: Tensor) -> dict[str, Tensor]:
-        queries = self.decoder_norm(queries)
-        masks = torch.einsum("bqc,bchw->bqhw", self.mask_embed(queries), mask_features)
-        return {"pred_logits": self.class_embed(queries), "pred_masks": masks}
+    @torch.no_grad()
+    def _attention_mask(self, queries: Tensor, mask_features: Tensor) -> Tensor:
+        """See `attention_mask`; the mask of `queries` (B, Q, E) at the size of `mask_features` (B, mask_dim, h, w).
+
+        Resizing the features instead of the masks made with them is the same, since both steps are linear, and there
+        are fewer features than masks.
+        """
+        return attention_mask(_masks(self.mask_embed(self.decoder_norm(queries)), mask_features))
+
+    def _predict(self, queries: Sequence[Tensor], mask_features: Tensor) -> list[dict[str, Tensor]]:
+        """Return the prediction of each of several states of the queries (B, Q, E), all computed together."""
+        states = self.decoder_norm(torch.cat(list(queries), dim=1))
+        logits, masks = self.class_embed(states), _masks(self.mask_embed(states), mask_features)
+        each = zip(logits.chunk(len(queries), dim=1), masks.chunk(len(queries), dim=1), strict=True)
+        return [{"pred_logits": logits, "pred_masks": masks} for logits, masks in each]
 
 
-def attention_mask(mask_logits: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+def attention_mask(mask_logits: Tensor) -> Tensor:
     """Return where each query may look in the next layer (Eq. 3): inside its own mask.
 
-    A query whose mask is empty at this size looks everywhere, since attention to nothing is undefined.
+    A query whose mask is empty looks everywhere, since attention to nothing is undefined.
 
     Args:
-        mask_logits: (B, Q, H, W).
-        size: (h, w) of the feature map of that layer.
+        mask_logits: (B, Q, h, w), at the size of the feature map of that layer.
 
     Returns:
-        bool (B, 1, Q, h * w), the same for all heads; carries no gradient.
+        bool (B, 1, Q, h * w), the same for all heads.
     """
-    resized = F.interpolate(mask_logits.detach(), size=tuple(size), mode="bilinear", align_corners=False)
-    inside = resized.flatten(2).sigmoid() >= 0.5
+    inside = mask_logits.flatten(2) >= 0
     return (inside | ~inside.any(dim=2, keepdim=True)).unsqueeze(1)
+
+
+def _masks(embeddings: Tensor, mask_features: Tensor) -> Tensor:
+    """Multiply (B, Q, mask_dim) with (B, mask_dim, h, w) to mask logits (B, Q, h, w)."""
+    if mask_features.device.type != "cpu":
+        return torch.einsum("bqc,bchw->bqhw", embeddings, mask_features)
+    images = zip(embeddings, mask_features.flatten(2).transpose(1, 2), strict=True)
+    return torch.stack([linear(*image) for image in images]).unflatten(2, mask_features.shape[-2:])
+
+
+def resize(features: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+    """Resize (B, C, H, W) bilinearly to `size` (h, w)."""
+    return F.interpolate(features, size=tuple(size), mode="bilinear", align_corners=False)
 
 
 def _projection(in_channels: int, out_channels: int) -> nn.Module:

@@ -6,6 +6,7 @@ from mask2former.d2 import SOURCE
 from mask2former.d2.layers import FrozenBatchNorm2d, ShapeSpec
 from mask2former.d2.modeling import BACKBONE_REGISTRY
 from mask2former.modeling.backbone import ResNet
+from tests.helpers import golden
 from tests.helpers.backbones import assert_published, gradients
 
 RES2 = ["res2"]
@@ -108,6 +109,23 @@ def test_freeze_fixes_weights_and_statistics(norm):
     assert not torch.equal(
         before["res3.0.conv1.norm.running_mean"], model.state_dict()["res3.0.conv1.norm.running_mean"]
     )
+
+
+@pytest.mark.parametrize("norm", ["BN", "SyncBN", "FrozenBN", "GN"])
+def test_norms_folded_in_inference_change_nothing(norm):
+    torch.manual_seed(0)
+    model = ResNet(depth=18, norm=norm).eval()
+    golden.fill_by_name(model)
+    image = torch.randn(2, 3, 64, 96)
+    expected = model(image)
+    with torch.no_grad():
+        actual = model(image)
+        for statistics in model.buffers():
+            statistics.mul_(2)
+        changed = model(image)
+    for name, feature in actual.items():
+        torch.testing.assert_close(feature, expected[name], rtol=1e-4, atol=1e-4)
+        assert torch.equal(feature, changed[name]) == (norm == "GN"), "nothing may be kept of older weights"
 
 
 def test_bfloat16_autocast_stays_close():

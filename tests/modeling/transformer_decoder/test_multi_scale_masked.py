@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from mask2former.modeling.transformer_decoder import MultiScaleMaskedTransformerDecoder
-from mask2former.modeling.transformer_decoder.multi_scale_masked import attention_mask
+from mask2former.modeling.transformer_decoder.multi_scale_masked import attention_mask, resize
 
 
 def decoder(**changes: object) -> MultiScaleMaskedTransformerDecoder:
@@ -61,7 +61,7 @@ def test_masked_positions_are_not_looked_at() -> None:
     model = decoder(dec_layers=1)
     levels, mask_features = maps()
     first = model(levels, mask_features)
-    open_ = attention_mask(first["aux_outputs"][0]["pred_masks"], (2, 3))[0, 0]
+    open_ = attention_mask(resize(first["aux_outputs"][0]["pred_masks"], (2, 3)))[0, 0]
     blocked = next(int(k) for k in range(6) if 0 < open_[:, k].sum() < 5)  # some queries look there, some not
     query, looking = int(open_[:, blocked].int().argmin()), int(open_[:, blocked].int().argmax())
     levels[0][0].flatten(1)[:, blocked] += 100.0
@@ -79,10 +79,32 @@ def test_attention_mask_opens_what_the_query_covers_and_everything_when_empty() 
     logits = torch.full((1, 3, 8, 8), -4.0)
     logits[0, 0, :, :4] = 4
     logits[0, 1, 3, 3] = 4  # vanishes when resized
-    mask = attention_mask(logits.requires_grad_(), (2, 2))
+    mask = attention_mask(resize(logits, (2, 2)))
     assert mask.shape == (1, 1, 3, 4)
     assert mask[0, 0].tolist() == [[True, False, True, False], [True] * 4, [True] * 4]
-    assert not mask.requires_grad
+
+
+def test_attention_masks_are_those_of_the_resized_prediction() -> None:
+    model, (levels, mask_features) = decoder(dec_layers=6), maps()
+    seen: list[Tensor] = []
+    for layer in model.transformer_cross_attention_layers:
+        layer.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[4]))
+    outputs = model(levels, mask_features)
+    for i, (mask, prediction) in enumerate(zip(seen, outputs["aux_outputs"], strict=True)):
+        logits = resize(prediction["pred_masks"], levels[i % 3].shape[-2:])
+        # equal but for logits that are zero to the last digits
+        differs = (mask != attention_mask(logits)).squeeze(1)
+        assert logits.flatten(2)[differs].abs().sum() < 1e-5
+        assert not mask.requires_grad
+
+
+def test_evaluation_gives_the_last_prediction_of_training() -> None:
+    model, inputs = decoder(), maps()
+    expected = model(*inputs)
+    outputs = model.eval()(*inputs)
+    assert outputs["aux_outputs"] == []
+    for name in ("pred_logits", "pred_masks"):
+        torch.testing.assert_close(outputs[name], expected[name])
 
 
 def test_projection_exists_where_channels_differ_or_it_is_enforced() -> None:

@@ -1,0 +1,88 @@
+"""The settings that trade time, memory and precision, and may change nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from mask2former.modeling.backbone.resnet import Stem
+from mask2former.modeling.pixel_decoder.deformable_encoder import DeformableEncoderLayer
+from tests.helpers.models import example, small_model, total
+
+SWIN = {
+    "MODEL__BACKBONE__NAME": "D2SwinTransformer",
+    "MODEL__SWIN__EMBED_DIM": 16,
+    "MODEL__SWIN__DEPTHS": [1, 1, 2, 1],
+    "MODEL__SWIN__NUM_HEADS": [1, 1, 2, 2],
+    "MODEL__SWIN__WINDOW_SIZE": 4,
+}
+
+
+def train_step(model: nn.Module, height: int, width: int) -> dict[str, torch.Tensor]:
+    """Return the losses and, by parameter name, the gradients of one step."""
+    model.train().zero_grad()
+    torch.manual_seed(0)
+    losses = model([example(height, width)])
+    total(losses).backward()
+    return {**losses, **{name: p.grad for name, p in model.named_parameters() if p.grad is not None}}
+
+
+@pytest.mark.parametrize("backbone", [{}, SWIN], ids=["resnet", "swin"])
+def test_checkpointing_changes_no_gradient(backbone: dict[str, Any]) -> None:
+    plain = train_step(small_model(**backbone), 64, 96)
+    model = small_model(MODEL__ACTIVATION_CHECKPOINTING=True, **backbone)
+    runs = []
+    for module in model.modules():
+        if isinstance(module, DeformableEncoderLayer):
+            module.register_forward_pre_hook(lambda *_: runs.append("encoder"))
+    recomputed = train_step(model, 64, 96)
+    assert runs == ["encoder"] * 2  # forward, and again in the backward pass
+    assert any(getattr(module, "use_checkpoint", False) for module in model.backbone.modules())
+    assert plain.keys() == recomputed.keys()
+    assert len(plain) > 100
+    torch.testing.assert_close(recomputed, plain)
+
+
+def test_compiled_models_are_whole_graphs_for_images_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled, original = [], nn.Module.compile
+
+    def whole_graph(self: nn.Module, **options: Any) -> None:
+        assert options == {"dynamic": True}
+        compiled.append(type(self).__name__)
+        original(self, fullgraph=True, backend="eager", **options)
+
+    small = {**SWIN, "MODEL__MASK_FORMER__DEC_LAYERS": 2}
+    plain = small_model(**small).eval()
+    monkeypatch.setattr(nn.Module, "compile", whole_graph)
+    torch.compiler.reset()
+    model = small_model(MODEL__COMPILE=True, **small).eval()
+    assert compiled == ["D2SwinTransformer", "MaskFormerHead"]
+    assert list(model.state_dict()) == list(plain.state_dict())
+    for height, width in ((64, 96), (96, 64)):
+        image = [{"image": example(height, width)["image"]}]
+        with torch.no_grad():
+            torch.testing.assert_close(model(image)[0]["sem_seg"], plain(image)[0]["sem_seg"])
+
+
+def test_evaluation_has_the_precision_asked_for_and_training_has_not() -> None:
+    norm = {"MODEL__RESNETS__NORM": "FrozenBN"}  # without statistics, which training would change
+    model = small_model(MODEL__MASK_FORMER__TEST__PRECISION="bfloat16", **norm)
+    dtypes = []
+    next(m for m in model.modules() if isinstance(m, Stem)).register_forward_hook(
+        lambda _module, _inputs, output: dtypes.append(output.dtype)
+    )
+    model([example()])
+    with torch.no_grad():
+        close = model.eval()([{"image": example()["image"]}])[0]["sem_seg"]
+        exact = small_model(**norm).eval()([{"image": example()["image"]}])[0]["sem_seg"]
+    assert dtypes == [torch.float32, torch.bfloat16]
+    assert close.dtype == torch.float32
+    assert 0 < (close - exact).abs().max() < 0.1 * exact.abs().max()
+
+
+def test_an_unknown_precision_is_named() -> None:
+    with pytest.raises(ValueError, match=r"TEST.PRECISION is 'half'.*\['float32', 'bfloat16', 'float16'\]"):
+        small_model(MODEL__MASK_FORMER__TEST__PRECISION="half")
