@@ -10,7 +10,7 @@ RUN_STAMP := $(VENV)/.installed-run
 TEST_STAMP := $(VENV)/.installed-test
 
 # Once, before several processes want it; says why where there is no compiler.
-COMPILE_OPS = $(BIN)/python -c 'from mask2former import ops; ops.backend()'
+COMPILE_OPS = MASK2FORMER_OPS=auto $(BIN)/python -c 'from mask2former import ops; ops.backend()'
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
