@@ -25,6 +25,9 @@ GUIDES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").
 # Import name -> distribution, where they differ.
 DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python-headless", "yaml": "pyyaml"}
 
+# Brought by PyTorch wherever it works.
+WITH_PYTORCH = {"triton"}
+
 # The usual sources of further backbones: declared so that their versions go with PyTorch's, imported only on demand.
 ON_DEMAND = {"timm", "torchvision"}
 
@@ -44,6 +47,9 @@ LAYERS = [
 ]
 
 MAX_LINES = 450
+
+# Of the files that belong to the package.
+SUFFIXES = (".py", ".json", ".tsv", ".cpp", ".h", ".cu", ".cuh")
 
 
 def _short(path: Path) -> str:
@@ -82,18 +88,26 @@ def _normalise(distribution: str) -> str:
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    """A wheel, built from a copy so that no build folder is left in the tree."""
-    folder = tmp_path_factory.mktemp("wheel")
-    shutil.copytree(PACKAGE, folder / "source" / "mask2former", ignore=shutil.ignore_patterns("__pycache__"))
+def _build_wheel(folder: Path, **environment: str) -> Path:
+    """Build a wheel, from a copy so that no build folder is left in the tree."""
+    ignored = shutil.ignore_patterns("__pycache__", "*.so")
+    shutil.copytree(PACKAGE, folder / "source" / "mask2former", ignore=ignored)
     shutil.copytree(CONFIGS, folder / "source" / "configs")
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder / "source")
     command = [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "-w", ".."]
-    result = subprocess.run(command, cwd=folder / "source", capture_output=True, text=True, timeout=600)
+    result = subprocess.run(
+        command, cwd=folder / "source", env={**os.environ, **environment}, capture_output=True, text=True, timeout=600
+    )
     assert result.returncode == 0, result.stderr
     (path,) = folder.glob("mask2former-*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """A wheel without the compiled op, as without PyTorch in the environment that builds it."""
+    path = _build_wheel(tmp_path_factory.mktemp("wheel"), MASK2FORMER_OPS="reference")
     assert path.name.endswith("-none-any.whl"), "the wheel must not depend on a compiler"
     return zipfile.ZipFile(path)
 
@@ -106,13 +120,30 @@ def wheel_metadata(wheel: zipfile.ZipFile) -> Message:
 
 def test_wheel_carries_all_modules_and_data(wheel: zipfile.ZipFile) -> None:
     names = set(wheel.namelist())
-    kept = [p for p in PACKAGE.rglob("*") if p.suffix in (".py", ".json", ".tsv") or p.name == "py.typed"]
+    kept = [p for p in PACKAGE.rglob("*") if p.suffix in SUFFIXES or p.name == "py.typed"]
     assert {_short(path) for path in kept} <= names
     assert {name.removeprefix("mask2former/") for name in names if name.endswith(".yaml")} == {
         _short(path) for path in CONFIGS.rglob("*.yaml")
     }
     assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == {"mask2former"}
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+
+
+def test_wheel_carries_the_compiled_op(tmp_path: Path) -> None:
+    """Where the environment that builds it has PyTorch and a compiler; here one that only writes what `-o` names."""
+    compiler = tmp_path / "c++"
+    loop = 'while [ $# -gt 0 ]; do [ "$1" = -o ] && echo compiled > "$2"; shift; done; exit 0'
+    compiler.write_text(f"#!/bin/sh\n{loop}\n")
+    compiler.chmod(0o755)
+    path = _build_wheel(tmp_path, MASK2FORMER_OPS="compiled", CXX=str(compiler), FORCE_CUDA="0")
+    assert re.search(r"-py3-none-linux_\w+\.whl$", path.name), "a wheel with machine code is for one platform"
+    (library,) = (name for name in zipfile.ZipFile(path).namelist() if name.endswith(".so"))
+    assert library.startswith("mask2former/ops/ms_deform_attn-")
+
+
+def test_wheel_does_not_need_the_compiled_op(tmp_path: Path) -> None:
+    path = _build_wheel(tmp_path, MASK2FORMER_OPS="auto", CXX="/bin/false")
+    assert path.name.endswith("-none-any.whl")
 
 
 @pytest.mark.parametrize("folder", sorted({path.parent for path in SOURCES}), ids=_short)
@@ -124,8 +155,9 @@ def test_declared_dependencies_are_those_imported(wheel_metadata: Message) -> No
     requirements = [line for line in wheel_metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
     declared = {_normalise(re.split(r"[^\w.-]", line)[0]) for line in requirements}
     # `detectron2` is the choice that `mask2former.d2` makes at run time, hence an extra.
+    optional = {"detectron2", *WITH_PYTORCH}
     scripts = [path for name in ("tools", "datasets") for path in (ROOT / name).glob("*.py")]
-    imported = {name for path in [*SOURCES, *scripts] for name in _foreign(path)} - {"detectron2"}
+    imported = {name for path in [*SOURCES, *scripts] for name in _foreign(path)} - optional
     if any(name.startswith("torch.utils.tensorboard") for path in SOURCES for _, name in _imports(path)):
         imported.add("tensorboard")
     used = {_normalise(DISTRIBUTIONS.get(name, name)) for name in imported}

@@ -213,44 +213,59 @@ A total(const Vec<A>& x) {
   return at::vec::vec_reduce_all<A>([](const Vec<A>& a, const Vec<A>& b) { return a + b; }, x);
 }
 
-// One level of one head, alone in its memory: rows of pixels are next to each other, of whole vectors.
+// One level of one head, alone in its memory: pixels are next to each other, as whole vectors, and their gradients.
 template <typename A>
 struct Level {
-  int64_t head_width, row;  // elements of a pixel, without and with padding
-  std::vector<A> value, grad_value;
+  Level(int64_t pixels, int64_t head_width)
+      : head_width(head_width), vectors(round_up(head_width, kWidth<A>) / kWidth<A>), grad(vectors, Vec<A>(0)),
+        value(pixels * vectors, Vec<A>(0)), grad_value(pixels * vectors) {}
 
   template <typename T>
   void read(const T* from, int64_t pixels, int64_t distance) {
     for (int64_t i = 0; i < pixels; ++i) {
-      at::vec::convert(from + i * distance, &value[i * row], head_width);
+      at::vec::convert(from + i * distance, elements(value, i), head_width);
     }
-    std::fill_n(grad_value.begin(), pixels * row, A(0));
+    std::fill_n(grad_value.begin(), pixels * vectors, Vec<A>(0));
   }
 
   template <typename T>
-  void write_grad(T* to, int64_t pixels, int64_t distance) const {
+  void read_grad(const T* from) {
+    at::vec::convert(from, elements(grad, 0), head_width);
+  }
+
+  template <typename T>
+  void write_grad(T* to, int64_t pixels, int64_t distance) {
     for (int64_t i = 0; i < pixels; ++i) {
-      at::vec::convert(&grad_value[i * row], to + i * distance, head_width);
+      at::vec::convert(static_cast<const A*>(elements(grad_value, i)), to + i * distance, head_width);
     }
+  }
+
+  // For one point: adds its share to the gradients of its neighbours; the products of neighbours and gradient are its.
+  void scatter(const Points<A>& points, int64_t i, std::array<std::vector<A>, 4>& products) {
+    std::array<Vec<A>, 4> sums;
+    for (int corner = 0; corner < 4; ++corner) {
+      const int64_t pixel = points.index[corner][i] * vectors;
+      const Vec<A> weight(points.weight[corner][i]);
+      sums[corner] = Vec<A>(0);
+      for (int64_t d = 0; d < vectors; ++d) {
+        sums[corner] = at::vec::fmadd(grad[d], value[pixel + d], sums[corner]);
+        grad_value[pixel + d] = at::vec::fmadd(grad[d], weight, grad_value[pixel + d]);
+      }
+    }
+    for (int corner = 0; corner < 4; ++corner) {
+      products[corner][i] = total(sums[corner]);
+    }
+  }
+
+  int64_t head_width, vectors;  // elements and vectors of a pixel
+  std::vector<Vec<A>> grad;     // of the output, for the query in hand
+  std::vector<Vec<A>> value, grad_value;
+
+ private:
+  A* elements(std::vector<Vec<A>>& rows, int64_t i) {
+    return reinterpret_cast<A*>(rows.data() + i * vectors);
   }
 };
-
-// For one point: adds its share to the gradients of its neighbours, and returns the products of neighbours and `grad`.
-template <typename A>
-std::array<Vec<A>, 4> scatter(const Points<A>& points, int64_t i, const A* grad, Level<A>& level) {
-  std::array<Vec<A>, 4> products = {Vec<A>(0), Vec<A>(0), Vec<A>(0), Vec<A>(0)};
-  for (int corner = 0; corner < 4; ++corner) {
-    const int64_t pixel = points.index[corner][i] * level.row;
-    const Vec<A> weight(points.weight[corner][i]);
-    for (int64_t d = 0; d < level.row; d += kWidth<A>) {
-      const Vec<A> g = Vec<A>::loadu(grad + d);
-      products[corner] = at::vec::fmadd(g, Vec<A>::loadu(&level.value[pixel + d]), products[corner]);
-      A* sum = &level.grad_value[pixel + d];
-      at::vec::fmadd(g, weight, Vec<A>::loadu(sum)).store(sum);
-    }
-  }
-  return products;
-}
 
 }  // namespace
 
@@ -266,7 +281,7 @@ void backward(
     Accumulator<T>* grad_weights) {
   using A = Accumulator<T>;
   constexpr int64_t width = kWidth<A>;
-  const int64_t row = z.M * z.D, padded_row = round_up(z.D, width), block = std::max<int64_t>(1, 64 / z.P);
+  const int64_t row = z.M * z.D, block = std::max<int64_t>(1, 64 / z.P);
   std::vector<int64_t> starts = {0};
   int64_t largest = 0;
   for (int64_t level = 0; level < z.L; ++level) {
@@ -276,9 +291,8 @@ void backward(
   }
   // A level of a head belongs to one thread, which takes the queries in order: sums do not depend on the threads.
   at::parallel_for(0, z.B * z.M * z.L, 1, [&](int64_t begin, int64_t end) {
-    Level<A> maps{z.D, padded_row, std::vector<A>(largest * padded_row), std::vector<A>(largest * padded_row)};
+    Level<A> maps(largest, z.D);
     Points<A> points(block * z.P);
-    std::vector<A> grad(padded_row);
     std::array<std::vector<A>, 4> products;
     for (auto& one : products) {
       one.resize(points.padded);
@@ -299,12 +313,9 @@ void backward(
         }
         points.locate();
         for (int64_t j = 0; j < queries; ++j) {
-          at::vec::convert(grad_output + (b * z.Q + q0 + j) * row + m * z.D, grad.data(), z.D);
+          maps.read_grad(grad_output + (b * z.Q + q0 + j) * row + m * z.D);
           for (int64_t i = j * z.P; i < (j + 1) * z.P; ++i) {
-            const auto sums = scatter(points, i, grad.data(), maps);
-            for (int corner = 0; corner < 4; ++corner) {
-              products[corner][i] = total(sums[corner]);
-            }
+            maps.scatter(points, i, products);
           }
         }
         // The derivatives of the bilinear shares, for all points of the block.
