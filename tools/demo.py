@@ -27,6 +27,7 @@ from mask2former.d2.data import Metadata
 from mask2former.data.images import DataError, read_image, write_atomic
 from mask2former.engine.predictor import Predictor
 from mask2former.engine.setup import load_cfg
+from mask2former.evaluation.semantic import label_map
 from mask2former.visualization import draw_instances, draw_panoptic, draw_semantic
 
 IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
@@ -136,7 +137,7 @@ def draw(image: np.ndarray, output: dict[str, Any], metadata: Metadata) -> np.nd
     if "instances" in output:
         found = output["instances"]
         return draw_instances(image, found.pred_masks, found.pred_classes, metadata, found.scores)
-    return draw_semantic(image, output["sem_seg"].argmax(dim=0), metadata)
+    return draw_semantic(image, label_map(output["sem_seg"]), metadata)
 
 
 if __name__ == "__main__":

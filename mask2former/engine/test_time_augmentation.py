@@ -1,6 +1,7 @@
 """Test-time augmentation: predictions averaged over sizes and mirror images of an image (keys TEST.AUG).
 
-Views are predicted one after the other and added to a running sum, so that memory does not grow with their number.
+Views are predicted one after the other. Of semantic scores a running sum is held; where queries must be matched, the
+masks of all views are, at the model's own resolution, and their means are made some rows of the output at a time.
 Legend: Q queries, C classes, H and W height and width of the output, N points.
 """
 
@@ -18,7 +19,8 @@ from torch.nn.parallel import DistributedDataParallel
 from mask2former.d2.config import CfgNode, configurable
 from mask2former.d2.transforms import AugInput, ResizeShortestEdge
 from mask2former.data.images import read_image
-from mask2former.modeling.inference import semantic_inference
+from mask2former.modeling.inference import SemanticTask, class_scores
+from mask2former.modeling.mask_rows import Masks, sigmoid
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +118,11 @@ class SemanticSegmentorWithTTA(SegmentorWithTTA):
         mean = _RunningMean()
         for inputs, mirrored in views:
             scores = self.model([inputs])[0]["sem_seg"]
+            if scores.ndim != 3:
+                raise ValueError(
+                    f"test-time augmentation averages scores (C, H, W), not `sem_seg` of shape {tuple(scores.shape)}; "
+                    "set MODEL.MASK_FORMER.TEST.COMPACT_OUTPUTS False"
+                )
             mean.add(scores.flip(2) if mirrored else scores)
         return {"sem_seg": mean.value()}
 
@@ -130,20 +137,22 @@ class PanopticSegmentorWithTTA(SegmentorWithTTA):
     means of masks and classes then go through the model's own panoptic and instance inference. Semantic scores
     need no correspondence, and are the mean over views as in `SemanticSegmentorWithTTA`.
 
-    Besides what the model needs for a view, a sum of masks (Q, H, W) is held.
+    Masks of all views are held at the model's own resolution, and brought to that of the output in parts.
     """
+
+    _NEEDED = ("predict_masks", "segment", "semantic_on", "compact_outputs", "max_inference_bytes")
 
     @configurable
     def __init__(self, *, model: nn.Module, **kwargs: Any) -> None:
         """
         Args:
-            model: has `predict_masks`, `segment` and `semantic_on` of `MaskFormer`.
+            model: has these methods and attributes of `MaskFormer`.
 
         Raises:
             TypeError: it lacks them.
         """
         super().__init__(model=model, **kwargs)
-        lacking = [name for name in ("predict_masks", "segment", "semantic_on") if not hasattr(self.model, name)]
+        lacking = [name for name in self._NEEDED if not hasattr(self.model, name)]
         if lacking:
             raise TypeError(
                 f"{type(self.model).__name__} lacks {', '.join(lacking)}, which test-time augmentation of panoptic "
@@ -151,24 +160,27 @@ class PanopticSegmentorWithTTA(SegmentorWithTTA):
             )
 
     def merge_views(self, views: Iterator[tuple[dict[str, Any], bool]]) -> dict[str, Any]:
-        queries: _QueryMean | None = None
-        semantic = _RunningMean()
+        predictions = []
         for inputs, mirrored in views:
-            class_logits, mask_logits = next(self.model.predict_masks([inputs]))
-            if mirrored:
-                mask_logits = mask_logits.flip(2)
-            if self.model.semantic_on:
-                semantic.add(semantic_inference(class_logits, mask_logits))
-            classes, masks = class_logits.softmax(dim=-1), mask_logits.sigmoid_()
-            if queries is None:
-                queries = _QueryMean(classes, masks)
-            else:
-                queries.add(classes, masks)
-        assert queries is not None  # there is at least one size
-        result = self.model.segment(*queries.logits())
+            ((class_logits, masks),) = self.model.predict_masks([inputs])
+            predictions.append(_View(class_logits, masks, mirrored))
+        classes, masks = _match_views(predictions)
+        result = self.model.segment(classes.log(), masks, semantic_on=False)
         if self.model.semantic_on:
-            result["sem_seg"] = semantic.value()
+            result["sem_seg"] = self._semantic(predictions)
         return result
+
+    def _semantic(self, views: Sequence["_View"]) -> Tensor:
+        """Mean of the semantic scores of all views, or its labels."""
+        first = views[0]
+        task = SemanticTask(first.class_logits, first.masks.size, labels_only=self.model.compact_outputs)
+        weights = [view.classes[:, :-1].T.contiguous() / len(views) for view in views]
+        for rows in first.masks.bands(self.model.max_inference_bytes, num_maps=3 * task.num_classes):
+            scores = class_scores(weights[0], first.rows(rows))
+            for view, weight in zip(views[1:], weights[1:], strict=True):
+                scores += class_scores(weight, view.rows(rows))
+            task.add_scores(rows, scores)
+        return task.result()
 
 
 class _RunningMean:
@@ -184,29 +196,83 @@ class _RunningMean:
 
     def value(self) -> Tensor:
         assert self._sum is not None
-        return self._sum / self._count
+        return self._sum.div_(self._count)
 
 
-class _QueryMean:
-    """Mean of class probabilities (Q, C+1) and mask probabilities (Q, H, W) over matched queries of views."""
+class _View:
+    """What the model predicts for one view."""
 
-    def __init__(self, classes: Tensor, masks: Tensor) -> None:
-        """Start with the reference view; both tensors are taken over."""
-        self._reference = classes.clone(), _sample(masks)
-        self._classes, self._masks = classes, masks
-        self._counts = classes.new_ones(len(classes))
+    def __init__(self, class_logits: Tensor, masks: Masks, mirrored: bool) -> None:
+        self.class_logits, self.masks, self.mirrored = class_logits, masks, mirrored
+        self.classes = class_logits.softmax(dim=-1)
 
-    def add(self, classes: Tensor, masks: Tensor) -> None:
-        """Add another view."""
-        for own, other in match_queries(self._reference, (classes, _sample(masks))):
-            self._classes[own] += classes[other]
-            self._masks[own] += masks[other]
-            self._counts[own] += 1
+    def rows(self, rows: slice, queries: Tensor | None = None) -> Tensor:
+        """Mask probabilities (Q, R, W) of all or some queries, mirrored back."""
+        masks = self.masks if queries is None else self.masks.select(queries)
+        probabilities = sigmoid(masks.rows(rows))
+        return probabilities.flip(2) if self.mirrored else probabilities
 
-    def logits(self) -> tuple[Tensor, Tensor]:
-        """Logits of the means, made in place: nothing can be added afterwards."""
-        counts = self._counts
-        return self._classes.div_(counts[:, None]).log_(), self._masks.div_(counts[:, None, None]).logit_()
+    def sample(self) -> Tensor:
+        """Masks bool (Q, N) at a regular grid of pixels of the output."""
+        height, width = self.masks.size
+        step = max(1, math.isqrt(height * width // _MATCHING_POINTS))
+        rows = [self.rows(slice(y, y + 1))[:, 0, ::step] >= 0.5 for y in range(0, height, step)]
+        return torch.cat(rows, dim=1)
+
+
+class _MeanMasks:
+    """Mean mask probabilities of queries of a reference view and of those of other views matched to them: `Masks`."""
+
+    def __init__(self, views: Sequence[_View], pairs: Sequence[tuple[Tensor, Tensor]], counts: Tensor) -> None:
+        """
+        Args:
+            views: the reference first.
+            pairs: for each view, which of the Q queries of the mean its queries are matched to, and these: int64 (K,).
+            counts: (Q,), how many views a query is in.
+        """
+        self._views, self._pairs, self._counts = views, pairs, counts
+
+    def __len__(self) -> int:
+        return len(self._counts)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self._views[0].masks.size
+
+    def select(self, queries: Tensor) -> "_MeanMasks":
+        place = queries.new_full((len(self),), -1)
+        place[queries] = torch.arange(len(queries), device=queries.device)
+        pairs = [(place[own], other) for own, other in self._pairs]
+        pairs = [(own[own >= 0], other[own >= 0]) for own, other in pairs]
+        return _MeanMasks(self._views, pairs, self._counts[queries])
+
+    def rows(self, rows: slice) -> Tensor:
+        total = self._counts.new_zeros(len(self), rows.stop - rows.start, self.size[1])
+        for view, (own, other) in zip(self._views, self._pairs, strict=True):
+            if len(own):
+                total[own] += view.rows(rows, other)
+        mean = total.div_(self._counts[:, None, None])
+        return mean.log().sub_(mean.neg_().add_(1).log_())
+
+    def bands(self, max_bytes: int, *, num_maps: int = 0) -> Iterator[slice]:
+        return self._views[0].masks.bands(max_bytes, num_maps=num_maps)
+
+
+def _match_views(views: Sequence[_View]) -> tuple[Tensor, _MeanMasks]:
+    """Mean class probabilities (Q, C+1) and masks of the queries of the first view."""
+    reference = views[0]
+    classes = reference.classes.clone()
+    every = torch.arange(len(classes), device=classes.device)
+    counts = torch.ones_like(classes[:, 0])
+    pairs = [(every, every)]
+    sample = reference.sample()
+    for view in views[1:]:
+        matched = match_queries((reference.classes, sample), (view.classes, view.sample()))
+        own, other = torch.tensor(matched, dtype=torch.int64, device=classes.device).view(-1, 2).unbind(dim=1)
+        classes[own] += view.classes[other]
+        counts[own] += 1
+        pairs.append((own, other))
+    return classes / counts[:, None], _MeanMasks(views, pairs, counts)
 
 
 def match_queries(reference: tuple[Tensor, Tensor], view: tuple[Tensor, Tensor]) -> list[tuple[int, int]]:
@@ -225,9 +291,3 @@ def match_queries(reference: tuple[Tensor, Tensor], view: tuple[Tensor, Tensor])
     rows, columns = linear_sum_assignment(similarity.cpu().numpy(), maximize=True)
     kept = iou.cpu().numpy()[rows, columns] >= MIN_IOU
     return list(zip(rows[kept].tolist(), columns[kept].tolist(), strict=True))
-
-
-def _sample(masks: Tensor) -> Tensor:
-    """Masks bool (Q, N) at a regular grid of pixels of mask probabilities (Q, H, W)."""
-    step = max(1, math.isqrt(masks.shape[1] * masks.shape[2] // _MATCHING_POINTS))
-    return (masks[:, ::step, ::step] >= 0.5).flatten(1)

@@ -10,7 +10,7 @@ Legend: T IoU thresholds, P detections, G objects and groups, C classes, H and W
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ from mask2former.data.images import read_label_map, write_atomic
 from mask2former.evaluation.average_precision import HIT, IGNORED, MISS
 from mask2former.evaluation.cityscapes_labels import FIRST_OBJECT, LABELS, CityscapesFiles, frame_name, labels_of
 from mask2former.evaluation.coverage import Coverage
-from mask2former.evaluation.output import model_output
+from mask2former.evaluation.output import iterate_masks, model_output
 
 logger = logging.getLogger(__name__)
 
@@ -49,27 +49,25 @@ class MatchedFrame:
 
 
 def match_frame(
-    *, label_ids: np.ndarray, scores: np.ndarray, masks: np.ndarray, instance_ids: np.ndarray
+    *, label_ids: np.ndarray, scores: np.ndarray, masks: Iterable[np.ndarray], instance_ids: np.ndarray
 ) -> MatchedFrame:
     """Match the detections of one image.
 
     Args:
         label_ids: int (P,), Cityscapes' label ids.
         scores: float (P,).
-        masks: bool (P, H, W); empty ones are left out.
+        masks: bool (H, W) each, P of them; empty ones are left out.
         instance_ids: int (H, W) as in `*_instanceIds.png`.
 
     Raises:
         ValueError: masks and `instance_ids` differ in size.
     """
-    if masks.shape[1:] != instance_ids.shape:
-        raise ValueError(f"masks are {masks.shape[1:]}, the ground truth {instance_ids.shape} (height, width)")
     ids, areas = _areas(instance_ids)
     owners = np.where(ids < FIRST_OBJECT, ids, ids // FIRST_OBJECT)
     evaluated = np.array([label.id for label in LABELS.values()])
     is_void = (ids < FIRST_OBJECT) & ~np.isin(ids, evaluated)
     overlaps = np.array([_overlaps(mask, instance_ids, ids) for mask in masks], dtype=np.int64)
-    overlaps = overlaps.reshape(len(masks), len(ids))
+    overlaps = overlaps.reshape(len(scores), len(ids))
     filled = overlaps.sum(axis=1) > 0
     label_ids, scores, overlaps = label_ids[filled], scores[filled], overlaps[filled]
     outcomes = np.full((len(IOU_THRESHOLDS), len(scores)), IGNORED, dtype=np.uint8)
@@ -148,14 +146,14 @@ class CityscapesInstanceEvaluator(DatasetEvaluator):
             path = self._files.path(inp["file_name"], "instanceIds")
             try:
                 matched = match_frame(
-                    label_ids=label_ids, scores=scores, masks=masks, instance_ids=read_label_map(path)
+                    label_ids=label_ids, scores=scores, masks=masks(), instance_ids=read_label_map(path)
                 )
             except ValueError as error:
                 raise ValueError(f"{path}: {error}") from error
             self._matched.append(matched)
             if self._output_dir is not None:
                 folder = os.path.join(self._output_dir, "instance_predictions")
-                _write_predictions(folder, name, label_ids, scores, masks)
+                _write_predictions(folder, name, label_ids, scores, masks())
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """`{"segm": {AP, AP50, AP-name, AP50-name}}` in percent on the main process, else None.
@@ -178,18 +176,17 @@ class CityscapesInstanceEvaluator(DatasetEvaluator):
         logger.info("Mask AP (Cityscapes) on %s:\n%s", self._metadata.name, text)
         return {"segm": result}
 
-    def _predictions(self, instances: Instances) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Label ids (P,), scores float64 (P,) and masks bool (P, H, W) of the predicted objects."""
+    def _predictions(self, instances: Instances) -> tuple[np.ndarray, np.ndarray, Callable[[], Iterator[np.ndarray]]]:
+        """Label ids (P,), scores float64 (P,) and what goes through the masks bool (H, W) of the predicted objects."""
         classes = instances.pred_classes.cpu().numpy()
         outside = classes[(classes < 0) | (classes >= len(self._label_ids))]
         if outside.size:
             raise ValueError(
                 f"predicted class {int(outside[0])}, but {self._metadata.name} has {len(self._label_ids)} classes"
             )
-        kept = self._is_object[classes]
-        masks = instances.pred_masks.cpu().numpy().astype(bool, copy=False)
+        kept = np.flatnonzero(self._is_object[classes])
         scores = instances.scores.cpu().numpy().astype(np.float64)
-        return self._label_ids[classes[kept]], scores[kept], masks[kept]
+        return self._label_ids[classes[kept]], scores[kept], lambda: iterate_masks(instances.pred_masks, kept.tolist())
 
 
 def _match_class(
@@ -238,6 +235,8 @@ def _areas(instance_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _overlaps(mask: np.ndarray, instance_ids: np.ndarray, ids: np.ndarray) -> np.ndarray:
     """Pixels of the mask on each of the ids, int64 (G,)."""
+    if mask.shape != instance_ids.shape:
+        raise ValueError(f"a mask is {mask.shape}, the ground truth {instance_ids.shape} (height, width)")
     rows = np.flatnonzero(mask.any(axis=1))
     if not rows.size:
         return np.zeros(len(ids), dtype=np.int64)
@@ -245,7 +244,9 @@ def _overlaps(mask: np.ndarray, instance_ids: np.ndarray, ids: np.ndarray) -> np
     return np.bincount(instance_ids[window][mask[window]], minlength=ids[-1] + 1)[ids]
 
 
-def _write_predictions(folder: str, name: str, label_ids: np.ndarray, scores: np.ndarray, masks: np.ndarray) -> None:
+def _write_predictions(
+    folder: str, name: str, label_ids: np.ndarray, scores: np.ndarray, masks: Iterable[np.ndarray]
+) -> None:
     lines = []
     for number, (label_id, score, mask) in enumerate(zip(label_ids.tolist(), scores.tolist(), masks, strict=True)):
         file = f"{name}_{number}.png"

@@ -98,7 +98,7 @@ def cityscapes_ious(
 class CityscapesSemSegEvaluator(DatasetEvaluator):
     """IoU and iIoU over the data set, image by image; no prediction is kept.
 
-    Reads `sem_seg` (C, H, W) of the model's output, and `*_labelIds.png`, `*_instanceIds.png`.
+    Reads `sem_seg` of the model's output, scores (C, H, W) or labels (H, W), and `*_labelIds.png`, `*_instanceIds.png`.
     """
 
     def __init__(self, dataset_name: str, output_dir: str | None = None) -> None:
@@ -130,7 +130,7 @@ class CityscapesSemSegEvaluator(DatasetEvaluator):
         """
         for inp, output in zip(inputs, outputs, strict=True):
             scores = model_output(output, "sem_seg", "SEMANTIC_ON")
-            if scores.shape[0] != len(self._labels):
+            if scores.ndim == 3 and scores.shape[0] != len(self._labels):
                 raise ValueError(f"the model scores {scores.shape[0]} classes, Cityscapes has {len(self._labels)}")
             name = frame_name(inp["file_name"])
             self._coverage.add(name)

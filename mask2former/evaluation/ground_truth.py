@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+import cv2
 import numpy as np
 import pycocotools.mask as mask_util
 
@@ -190,7 +191,8 @@ def _cached_panoptic_ground_truth(
 
 def encode_mask(mask: np.ndarray) -> RLE:
     """Compressed COCO run lengths of a boolean mask (H, W)."""
-    return mask_util.encode(np.asfortranarray(mask).view(np.uint8)[:, :, None])[0]
+    columns = cv2.transpose(mask.view(np.uint8))  # several times as fast as numpy's copy in Fortran's order
+    return mask_util.encode(columns.T[:, :, None])[0]
 
 
 def encode_annotation(segmentation: list | RLE, height: int, width: int) -> RLE:

@@ -32,7 +32,7 @@ from mask2former.evaluation.ground_truth import (
     encode_mask,
     panoptic_ground_truth,
 )
-from mask2former.evaluation.output import model_output, write_json
+from mask2former.evaluation.output import iterate_masks, model_output, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -133,9 +133,12 @@ class InstanceSegEvaluator(DatasetEvaluator):
                 f"predicted class {int(outside[0])}, but {self._metadata.name} has {len(self._class_names)} classes"
             )
         kept = np.flatnonzero(np.isin(classes, list(self._dataset_ids)))
-        masks = instances.pred_masks.cpu().numpy().astype(bool, copy=False)
         scores = instances.scores.cpu().numpy().astype(np.float64)
-        return classes[kept], scores[kept], [encode_mask(masks[i]) for i in kept]
+        return (
+            classes[kept],
+            scores[kept],
+            [encode_mask(mask) for mask in iterate_masks(instances.pred_masks, kept.tolist())],
+        )
 
     def _results(
         self, image_id: Hashable, classes: np.ndarray, scores: np.ndarray, rles: Sequence[RLE]

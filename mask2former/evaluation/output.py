@@ -1,9 +1,14 @@
 """Reading the model's output and writing predictions, shared by the evaluators."""
 
 import json
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
+from torch import Tensor
+
 from mask2former.data.images import write_atomic
+from mask2former.modeling.packed_masks import PackedMasks
 
 
 def model_output(output: dict[str, Any], key: str, switch: str) -> Any:
@@ -17,6 +22,13 @@ def model_output(output: dict[str, Any], key: str, switch: str) -> Any:
             f"the model's output has {sorted(output)} but no {key!r}: set MODEL.MASK_FORMER.TEST.{switch} True"
         )
     return output[key]
+
+
+def iterate_masks(masks: Tensor | PackedMasks, chosen: Iterable[int]) -> Iterator[np.ndarray]:
+    """One mask bool (H, W) after another of the chosen ones of `pred_masks`, whether these are a tensor or packed."""
+    masks = masks.cpu()
+    for i in chosen:
+        yield masks[i].numpy().astype(bool, copy=False)
 
 
 def write_json(path: str, content: Any) -> None:

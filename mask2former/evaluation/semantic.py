@@ -27,12 +27,16 @@ logger = logging.getLogger(__name__)
 def label_map(scores: Tensor) -> np.ndarray:
     """The class with the highest score of each pixel, the first of equal ones: int16 (H, W) of scores (C, H, W).
 
+    `sem_seg` of a model with compact outputs, integers (H, W), is such a map already.
+
     On a CPU a running maximum over classes, which reads memory in order, is seven times as fast as `argmax` (133
     classes of 640x480 pixels); on other devices scores stay there until they are reduced.
 
     Raises:
         ValueError: there is no class.
     """
+    if scores.ndim == 2:
+        return scores.cpu().numpy()
     if not len(scores):
         raise ValueError(f"scores of shape {tuple(scores.shape)} hold no class")
     if scores.device.type != "cpu":
@@ -101,9 +105,10 @@ def semantic_metrics(confusion: np.ndarray, class_names: Sequence[str]) -> dict[
 class SemSegEvaluator(DatasetEvaluator):
     """mIoU, frequency-weighted IoU and pixel accuracies.
 
-    Reads `sem_seg` (C, H, W) of the model's output; scores are reduced to classes on their own device. The
-    truth is the `sem_seg_file_name` of an image where the data set has one, otherwise its panoptic PNG: every
-    pixel of a segment, crowds too, has the segment's class, as in COCO's conversion, and void is ignored.
+    Reads `sem_seg` of the model's output, scores (C, H, W), which are reduced to classes on their own device, or
+    labels (H, W). The truth is the `sem_seg_file_name` of an image where the data set has one, otherwise its
+    panoptic PNG: every pixel of a segment, crowds too, has the segment's class, as in COCO's conversion, and void is
+    ignored.
     """
 
     def __init__(self, dataset_name: str) -> None:
@@ -137,7 +142,7 @@ class SemSegEvaluator(DatasetEvaluator):
         """
         for inp, output in zip(inputs, outputs, strict=True):
             scores = model_output(output, "sem_seg", "SEMANTIC_ON")
-            if scores.shape[0] != len(self._class_names):
+            if scores.ndim == 3 and scores.shape[0] != len(self._class_names):
                 raise ValueError(
                     f"the model scores {scores.shape[0]} classes, {self._metadata.name} has {len(self._class_names)}"
                 )

@@ -1,16 +1,30 @@
-"""From predictions to semantic, instance and panoptic segmentation of one image: pure functions (Sec. 3.1)."""
+"""From predictions to semantic, instance and panoptic segmentation of one image (Sec. 3.1).
+
+`semantic_inference`, `panoptic_inference` and `instance_inference` do one task on mask logits that have the size of
+the output. They are made of the tasks below, which see some rows of the output after the other, take what they need
+from them, and forget them: `run_tasks` makes several outputs from mask logits at their own resolution, resizes only the
+masks of queries that can matter, and these once for all.
+
+Legend: Q queries, C classes, H and W height and width of the output, R some rows of it, K some queries, N instances.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import TypedDict
+import math
+from collections.abc import Collection, Sequence
+from typing import Any, Protocol, TypedDict
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mask2former.d2.structures import Boxes, Instances
 
-# Q queries, C classes, N instances
+from .mask_rows import Masks, OutputMasks, Size, sigmoid
+from .packed_masks import PackedMasks, pack_bits
+
+MAX_BYTES = 64 * 2**20
+"""What working on some rows may take by default."""
 
 
 class Segment(TypedDict):
@@ -24,6 +38,49 @@ class Segment(TypedDict):
     """Class probability of the segment's query; the best one's where several make one stuff segment."""
 
 
+class Task(Protocol):
+    """An output that is made from some rows of masks after the other."""
+
+    queries: Tensor
+    """Int64 (K,), rising: those whose masks it needs."""
+    num_maps: int
+    """How many maps (R, W) it makes beside the masks."""
+
+    def add(self, rows: slice, logits: Tensor, probabilities: Tensor) -> None:
+        """Take mask logits and probabilities (K, R, W); they are not to be written to."""
+
+    def result(self) -> Any:
+        """The output, when it has had all rows."""
+
+
+@torch.no_grad()
+def run_tasks(tasks: Sequence[Task], masks: Masks, *, max_bytes: int = MAX_BYTES) -> None:
+    """Give the tasks the masks that they need, so many rows at a time that these take at most `max_bytes`.
+
+    The results do not depend on `max_bytes`: they are equal to the last bit.
+    """
+    needed = torch.cat([task.queries for task in tasks]).unique()
+    if not len(needed):
+        return
+    masks = masks.select(needed)
+    places = [torch.searchsorted(needed, task.queries) for task in tasks]
+    for rows in masks.bands(max_bytes, num_maps=max(task.num_maps for task in tasks)):
+        logits = masks.rows(rows)
+        probabilities = sigmoid(logits)
+        for task, place in zip(tasks, places, strict=True):
+            if len(place) == len(needed):
+                task.add(rows, logits, probabilities)
+            elif len(place):
+                task.add(rows, logits[place], probabilities[place])
+
+
+@torch.no_grad()
+def run_before_resizing(task: SemanticTask, masks: OutputMasks, *, max_bytes: int = MAX_BYTES) -> None:
+    """Like `run_tasks`, but scores are made at the size of the padded image and then resized to that of the output."""
+    for rows in masks.bands(max_bytes, num_maps=4 * task.num_classes):
+        task.add_scores(rows, masks.rows(rows, before_output=task.scores))
+
+
 def semantic_inference(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
     """Marginalise over queries: sum of class times mask probability.
 
@@ -34,8 +91,63 @@ def semantic_inference(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
     Returns:
         (C, H, W), at least 0; "no object" is left out.
     """
-    classes = class_logits.softmax(dim=-1)[:, :-1]
-    return torch.einsum("qc,qhw->chw", classes, mask_logits.sigmoid())
+    masks = OutputMasks(mask_logits)
+    task = SemanticTask(class_logits, masks.size)
+    run_tasks([task], masks)
+    return task.result()
+
+
+class SemanticTask:
+    """See `semantic_inference`."""
+
+    def __init__(self, class_logits: Tensor, size: Size, *, labels_only: bool = False) -> None:
+        """
+        Args:
+            class_logits: (Q, C+1).
+            size: H and W.
+            labels_only: the result is int16 (H, W), the class of the highest score, the first of equal ones.
+        """
+        self.queries = torch.arange(len(class_logits), device=class_logits.device)
+        self._classes = class_logits.softmax(dim=-1)[:, :-1].T.contiguous()
+        self._labels_only = labels_only
+        self.num_classes = len(self._classes)
+        self.num_maps = 2 * self.num_classes if labels_only else 0
+        shape, dtype = (size, torch.int16) if labels_only else ((self.num_classes, *size), class_logits.dtype)
+        self._result = _empty(shape, dtype, class_logits.device)
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """Scores (C, R, W) from mask logits (Q, R, W)."""
+        return class_scores(self._classes, sigmoid(logits))
+
+    def add(self, rows: slice, logits: Tensor, probabilities: Tensor) -> None:
+        if self._labels_only:
+            self.add_scores(rows, class_scores(self._classes, probabilities))
+        else:
+            class_scores(self._classes, probabilities, out=self._result[:, rows])
+
+    def add_scores(self, rows: slice, scores: Tensor) -> None:
+        """Take scores (C, R, W) that were made before."""
+        if self._labels_only:
+            self._result[rows] = scores.max(dim=0).indices
+        else:
+            self._result[:, rows] = scores
+
+    def result(self) -> Tensor:
+        """Scores (C, H, W) or labels (H, W)."""
+        return self._result
+
+
+def class_scores(classes: Tensor, probabilities: Tensor, out: Tensor | None = None) -> Tensor:
+    """Scores (C, R, W), into `out` if given, from class probabilities (C, Q) and mask probabilities (Q, R, W)."""
+    if out is None:
+        out = probabilities.new_empty(len(classes), *probabilities.shape[1:])
+    if out.device.type != "cpu":
+        return out.copy_(torch.mm(classes, probabilities.flatten(1)).view_as(out))
+    # Row by row and from copies, as libraries order the sums of a product by its shape and layout, both to be the same
+    # whatever R is.
+    for row in range(probabilities.shape[1]):
+        torch.mm(classes, probabilities[:, row].contiguous(), out=out[:, row])
+    return out
 
 
 def panoptic_inference(
@@ -58,36 +170,72 @@ def panoptic_inference(
     Returns:
         int32 (H, W) of segment ids, 0 where there is none, and the segments, ids counting from 1.
     """
-    num_classes = class_logits.shape[1] - 1
-    scores, labels = class_logits.softmax(dim=-1).max(dim=-1)
-    keep = (labels != num_classes) & (scores > object_mask_threshold)
-    scores, labels, masks = scores[keep], labels[keep], mask_logits[keep].sigmoid()
-    num_kept = len(scores)
-    if num_kept == 0:
-        return torch.zeros(mask_logits.shape[1:], dtype=torch.int32, device=mask_logits.device), []
-    owner = (scores[:, None, None] * masks).argmax(dim=0)
-    solid = masks >= 0.5
-    inside = solid.gather(0, owner.unsqueeze(0)).squeeze(0)
-    own_areas = solid.sum(dim=(1, 2))
-    won_areas = owner.flatten().bincount(minlength=num_kept)
-    final_areas = owner[inside].bincount(minlength=num_kept)
-    table = torch.stack([labels, own_areas, won_areas, final_areas]).tolist()
+    masks = OutputMasks(mask_logits)
+    task = PanopticTask(
+        class_logits,
+        masks.size,
+        thing_ids=thing_ids,
+        object_mask_threshold=object_mask_threshold,
+        overlap_threshold=overlap_threshold,
+    )
+    run_tasks([task], masks)
+    return task.result()
 
-    segments: list[Segment] = []
-    stuff_segments: dict[int, Segment] = {}
-    id_of_query = torch.zeros(num_kept, dtype=torch.int32)
-    for query, (label, own, won, final, score) in enumerate(zip(*table, scores.tolist(), strict=True)):
-        if final == 0 or won / own < overlap_threshold:
-            continue
-        segment = stuff_segments.get(label)
-        if segment is None:
-            segment = Segment(id=len(segments) + 1, isthing=label in thing_ids, category_id=label, score=score)
-            segments.append(segment)
-            if not segment["isthing"]:
-                stuff_segments[label] = segment
-        segment["score"] = max(segment["score"], score)
-        id_of_query[query] = segment["id"]
-    return id_of_query.to(owner.device)[owner] * inside, segments
+
+class PanopticTask:
+    """See `panoptic_inference`. Of the K queries that take part, a pixel keeps its owner and whether it is inside."""
+
+    num_maps = 0
+
+    def __init__(
+        self,
+        class_logits: Tensor,
+        size: Size,
+        *,
+        thing_ids: Collection[int],
+        object_mask_threshold: float,
+        overlap_threshold: float,
+    ) -> None:
+        num_classes = class_logits.shape[1] - 1
+        scores, labels = class_logits.softmax(dim=-1).max(dim=-1)
+        self.queries = ((labels != num_classes) & (scores > object_mask_threshold)).nonzero().squeeze(1)
+        self._scores, self._labels = scores[self.queries], labels[self.queries]
+        self._thing_ids = thing_ids
+        self._overlap_threshold = overlap_threshold
+        self._owners = torch.zeros(size, dtype=torch.int32, device=class_logits.device)  # twice the owner, plus inside
+        self._own_areas = torch.zeros_like(self.queries)
+        self._areas = torch.zeros_like(self.queries).repeat(2)  # of each value of `_owners`
+
+    def add(self, rows: slice, logits: Tensor, probabilities: Tensor) -> None:
+        owner = (self._scores[:, None, None] * probabilities).max(dim=0, keepdim=True).indices
+        inside = probabilities.gather(0, owner) >= 0.5
+        owner = owner.mul_(2).add_(inside).squeeze(0)
+        self._owners[rows] = owner
+        self._areas += owner.flatten().bincount(minlength=len(self._areas))
+        self._own_areas += (probabilities >= 0.5).sum(dim=(1, 2))
+
+    def result(self) -> tuple[Tensor, list[Segment]]:
+        """Ids (H, W) and segments."""
+        outside, inside = self._areas.view(-1, 2).unbind(dim=1)
+        table = torch.stack([self._labels, self._own_areas, outside + inside, inside]).tolist()
+        segments: list[Segment] = []
+        stuff_segments: dict[int, Segment] = {}
+        id_of_owner = torch.zeros(max(len(self._areas), 1), dtype=torch.int32)
+        for query, (label, own, won, final, score) in enumerate(zip(*table, self._scores.tolist(), strict=True)):
+            if final == 0 or won / own < self._overlap_threshold:
+                continue
+            segment = stuff_segments.get(label)
+            if segment is None:
+                segment = Segment(
+                    id=len(segments) + 1, isthing=label in self._thing_ids, category_id=label, score=score
+                )
+                segments.append(segment)
+                if not segment["isthing"]:
+                    stuff_segments[label] = segment
+            segment["score"] = max(segment["score"], score)
+            id_of_owner[2 * query + 1] = segment["id"]
+        ids = id_of_owner.to(self._owners.device).index_select(0, self._owners.flatten())
+        return ids.view_as(self._owners), segments
 
 
 def instance_inference(
@@ -105,34 +253,98 @@ def instance_inference(
         Instances of image size (H, W), by falling score: `pred_masks` bool (N, H, W), `pred_boxes` around the
         masks, `scores` (N,), class probability times mean mask probability inside the mask, `pred_classes` (N,).
     """
-    num_classes = class_logits.shape[1] - 1
-    probabilities = class_logits.softmax(dim=-1)[:, :-1].flatten()
-    scores, pairs = probabilities.topk(min(topk, len(probabilities)))
-    labels = pairs % num_classes
-    if thing_ids is not None:
-        things = torch.isin(labels, torch.tensor(sorted(thing_ids), dtype=labels.dtype, device=labels.device))
-        scores, pairs, labels = scores[things], pairs[things], labels[things]
-    logits = mask_logits[pairs // num_classes]
-    masks = logits > 0
-    mask_scores = (logits.sigmoid() * masks).sum(dim=(1, 2)) / (masks.sum(dim=(1, 2)) + 1e-6)
-    scores, order = (scores * mask_scores).sort(descending=True, stable=True)
-    masks = masks[order]
-    return Instances(
-        (int(masks.shape[1]), int(masks.shape[2])),
-        pred_masks=masks,
-        pred_boxes=Boxes(mask_boxes(masks)),
-        scores=scores,
-        pred_classes=labels[order],
-    )
+    masks = OutputMasks(mask_logits)
+    task = InstanceTask(class_logits, masks.size, topk=topk, thing_ids=thing_ids)
+    run_tasks([task], masks)
+    return task.result()
+
+
+class InstanceTask:
+    """See `instance_inference`. Each of the K queries is done once, though it may be in pairs with several classes."""
+
+    num_maps = 0
+
+    def __init__(
+        self,
+        class_logits: Tensor,
+        size: Size,
+        *,
+        topk: int,
+        thing_ids: Collection[int] | None = None,
+        packed: bool = False,
+    ) -> None:
+        """`packed`: `pred_masks` of the result are `PackedMasks`."""
+        device, num_classes = class_logits.device, class_logits.shape[1] - 1
+        probabilities = class_logits.softmax(dim=-1)[:, :-1].flatten()
+        scores, pairs = probabilities.topk(min(topk, len(probabilities)))
+        labels = pairs % num_classes
+        if thing_ids is not None:
+            things = torch.isin(labels, torch.tensor(sorted(thing_ids), dtype=labels.dtype, device=device))
+            scores, pairs, labels = scores[things], pairs[things], labels[things]
+        self._scores, self._labels = scores, labels
+        self.queries, self._query = (pairs // num_classes).unique(return_inverse=True)
+        self._size, self._packed = size, packed
+        count, (height, width) = len(self.queries), size
+        shape, dtype = ((count, height, -(-width // 8)), torch.uint8) if packed else ((count, *size), torch.bool)
+        self._masks = _empty(shape, dtype, device)
+        self._areas = torch.zeros(count, height, dtype=torch.int64, device=device)
+        self._sums = scores.new_zeros(count, height)
+        self._columns = torch.zeros(count, width, dtype=torch.bool, device=device)
+
+    def add(self, rows: slice, logits: Tensor, probabilities: Tensor) -> None:
+        if self._packed:
+            width = logits.shape[2]
+            padded = torch.zeros(*logits.shape[:2], width + -width % 8, dtype=torch.bool, device=logits.device)
+            inside = torch.gt(logits, 0, out=padded[:, :, :width])
+            self._masks[:, rows] = pack_bits(padded)
+        else:
+            inside = torch.gt(logits, 0, out=self._masks[:, rows])
+        self._areas[:, rows] = inside.sum(dim=2)
+        self._sums[:, rows] = (probabilities * inside).sum(dim=2)
+        self._columns |= inside.any(dim=1)
+
+    def result(self) -> Instances:
+        """Instances by falling score."""
+        mask_scores = self._sums.sum(dim=1) / (self._areas.sum(dim=1) + 1e-6)
+        scores, order = (self._scores * mask_scores[self._query]).sort(descending=True, stable=True)
+        query = self._query[order]
+        masks: Tensor | PackedMasks
+        if self._packed:
+            masks = PackedMasks(self._masks, self._size, query)
+        else:
+            masks = _empty((len(query), *self._size), torch.bool, query.device)
+            torch.index_select(self._masks, 0, query, out=masks)
+        return Instances(
+            self._size,
+            pred_masks=masks,
+            pred_boxes=Boxes(_boxes(self._columns, self._areas > 0)[query]),
+            scores=scores,
+            pred_classes=self._labels[order],
+        )
 
 
 def mask_boxes(masks: Tensor) -> Tensor:
     """Return the boxes (x0, y0, x1, y1) in pixels, far edges exclusive, of bool masks (N, H, W); zero if empty."""
+    return _boxes(masks.any(dim=1), masks.any(dim=2))
+
+
+def _boxes(columns: Tensor, rows: Tensor) -> Tensor:
+    """Boxes (N, 4) from the columns (N, W) and rows (N, H) that hold a pixel."""
     edges = []
-    for occupied in (masks.any(dim=1), masks.any(dim=2)):  # columns, rows
+    for occupied in (columns, rows):
         size = occupied.shape[1]
         first = occupied.byte().argmax(dim=1)
         last = size - occupied.flip(1).byte().argmax(dim=1)
         edges.append(torch.stack([first, last], dim=1) * occupied.any(dim=1, keepdim=True))
     (x0, x1), (y0, y1) = (edge.float().unbind(dim=1) for edge in edges)
     return torch.stack([x0, y0, x1, y1], dim=1)
+
+
+def _empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Memory for a result. On a CPU it is numpy's, which asks the system for large pages: filling them the first time
+    is several times as fast.
+    """
+    if device.type != "cpu":
+        return torch.empty(tuple(shape), dtype=dtype, device=device)
+    array = np.empty(math.prod(shape) * dtype.itemsize, dtype=np.uint8)
+    return torch.from_numpy(array).view(dtype).view(tuple(shape))

@@ -17,12 +17,12 @@ from mask2former.d2.modeling import (
     Backbone,
     build_backbone,
     build_sem_seg_head,
-    sem_seg_postprocess,
 )
 from mask2former.d2.structures import ImageList, Instances
 
 from .criterion import SetCriterion
-from .inference import instance_inference, panoptic_inference, semantic_inference
+from .inference import MAX_BYTES, InstanceTask, PanopticTask, SemanticTask, Task, run_before_resizing, run_tasks
+from .mask_rows import Masks, OutputMasks
 from .matcher import HungarianMatcher, Target
 from .per_pixel import PerPixelBaselineHead, PerPixelBaselinePlusHead
 
@@ -53,6 +53,9 @@ class MaskFormer(nn.Module):
         test_precision: type of autocast of backbone and head in evaluation, a key of `PRECISIONS`. "float32" means
             none; one that the caller set up stays.
         compile_model: let `torch.compile` translate backbone and head when they first run.
+        max_inference_bytes: what making the outputs of an image may take beside the predictions and the outputs
+            themselves; images are done in parts that fit, with the same results.
+        compact_outputs: give `sem_seg` as labels (height, width), and the masks of `instances` as `PackedMasks`.
     """
 
     pixel_mean: Tensor
@@ -79,6 +82,8 @@ class MaskFormer(nn.Module):
         detections_per_image: int,
         test_precision: str = "float32",
         compile_model: bool = False,
+        max_inference_bytes: int = MAX_BYTES,
+        compact_outputs: bool = False,
     ) -> None:
         super().__init__()
         if not (semantic_on or instance_on or panoptic_on):
@@ -111,6 +116,8 @@ class MaskFormer(nn.Module):
         if compile_model:
             for module in (self.backbone, self.sem_seg_head):
                 module.compile(dynamic=True)  # in place: names in the state dict stay
+        self.max_inference_bytes = max_inference_bytes
+        self.compact_outputs = compact_outputs
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -134,6 +141,8 @@ class MaskFormer(nn.Module):
             "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
             "test_precision": test.PRECISION,
             "compile_model": cfg.MODEL.COMPILE,
+            "max_inference_bytes": test.MAX_MEMORY_MB * 2**20,
+            "compact_outputs": test.COMPACT_OUTPUTS,
         }
 
     @property
@@ -167,7 +176,7 @@ class MaskFormer(nn.Module):
         Returns:
             In training the weighted losses by name. Otherwise one dict per image with those asked for of
             `sem_seg` (C, height, width), `panoptic_seg`, a pair (ids, segments), and `instances`; see
-            `mask2former.modeling.inference`.
+            `mask2former.modeling.inference`, and `compact_outputs` above.
 
         Raises:
             ValueError: in training, if a label is not in [0, C).
@@ -176,17 +185,14 @@ class MaskFormer(nn.Module):
         if self.training:
             size = (batch.tensor.shape[2], batch.tensor.shape[3])
             return self.criterion(outputs, [self._target(x, size) for x in batched_inputs])
-        return [self._infer(*prediction) for prediction in _each_image(batch, outputs, batched_inputs)]
+        return [self.segment(*prediction) for prediction in _each_image(batch, outputs, batched_inputs)]
 
-    def predict_masks(self, batched_inputs: Sequence[dict[str, Any]]) -> Iterator[tuple[Tensor, Tensor]]:
+    def predict_masks(self, batched_inputs: Sequence[dict[str, Any]]) -> Iterator[tuple[Tensor, OutputMasks]]:
         """What is inferred from, one image after another, in evaluation.
 
-        Takes what `forward` takes, and gives class logits (Q, C+1) and mask logits (Q, height, width) at the size of
-        the wanted output.
+        Takes what `forward` takes, and gives what `segment` takes.
         """
-        batch, outputs = self._run(batched_inputs)
-        for class_logits, masks, image_size, output_size in _each_image(batch, outputs, batched_inputs):
-            yield class_logits, sem_seg_postprocess(masks, image_size, *output_size)
+        yield from _each_image(*self._run(batched_inputs), batched_inputs)
 
     def _run(self, batched_inputs: Sequence[dict[str, Any]]) -> tuple[ImageList, dict[str, Any]]:
         images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
@@ -199,40 +205,44 @@ class MaskFormer(nn.Module):
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.test_dtype)
 
-    def _infer(
-        self,
-        class_logits: Tensor,
-        mask_logits: Tensor,
-        image_size: tuple[int, int],
-        output_size: tuple[int, int],
+    def segment(
+        self, class_logits: Tensor, masks: Masks | Tensor, *, semantic_on: bool | None = None
     ) -> dict[str, Any]:
-        """Turn one image's predictions (Q, C+1) and (Q, padded height, padded width) into the outputs asked for."""
-        if not self.resize_masks_first:
-            scores = semantic_inference(class_logits, mask_logits)
-            return {"sem_seg": sem_seg_postprocess(scores, image_size, *output_size)}
-        return self.segment(class_logits, sem_seg_postprocess(mask_logits, image_size, *output_size))
+        """Turn the predictions for one image into the outputs asked for.
 
-    def segment(self, class_logits: Tensor, mask_logits: Tensor) -> dict[str, Any]:
-        """Turn class logits (Q, C+1) and mask logits (Q, H, W) of the output's size into the outputs asked for."""
-        result: dict[str, Any] = {}
-        if self.semantic_on:
-            result["sem_seg"] = semantic_inference(class_logits, mask_logits)
-        if self.panoptic_on:
-            result["panoptic_seg"] = panoptic_inference(
+        Args:
+            class_logits: (Q, C+1).
+            masks: or their logits (Q, H, W) at the size of the output.
+            semantic_on: whether `sem_seg` is wanted, if not as the model's own `semantic_on`.
+        """
+        if isinstance(masks, Tensor):
+            masks = OutputMasks(masks)
+        size, thing_ids = masks.size, self.thing_ids if self.panoptic_on else None
+        tasks: dict[str, Task] = {}
+        if self.semantic_on if semantic_on is None else semantic_on:
+            semantic = SemanticTask(class_logits, size, labels_only=self.compact_outputs)
+            if not self.resize_masks_first and isinstance(masks, OutputMasks):
+                run_before_resizing(semantic, masks, max_bytes=self.max_inference_bytes)
+                return {"sem_seg": semantic.result()}
+            tasks["sem_seg"] = semantic
+        if thing_ids is not None:
+            tasks["panoptic_seg"] = PanopticTask(
                 class_logits,
-                mask_logits,
-                thing_ids=self.thing_ids,
+                size,
+                thing_ids=thing_ids,
                 object_mask_threshold=self.object_mask_threshold,
                 overlap_threshold=self.overlap_threshold,
             )
         if self.instance_on:
-            result["instances"] = instance_inference(
+            tasks["instances"] = InstanceTask(
                 class_logits,
-                mask_logits,
+                size,
                 topk=self.detections_per_image,
-                thing_ids=self.thing_ids if self.panoptic_on else None,
+                thing_ids=thing_ids,
+                packed=self.compact_outputs,
             )
-        return result
+        run_tasks(list(tasks.values()), masks, max_bytes=self.max_inference_bytes)
+        return {name: task.result() for name, task in tasks.items()}
 
     def _target(self, inputs: dict[str, Any], size: tuple[int, int]) -> Target:
         """Pad the masks of one image to the size (height, width) of the batch."""
@@ -254,18 +264,18 @@ class MaskFormer(nn.Module):
 
 def _each_image(
     batch: ImageList, outputs: dict[str, Any], batched_inputs: Sequence[dict[str, Any]]
-) -> Iterator[tuple[Tensor, Tensor, tuple[int, int], tuple[int, int]]]:
-    """Class logits, mask logits at the padded size, the image's own size, and the size of the wanted output."""
+) -> Iterator[tuple[Tensor, OutputMasks]]:
+    """Class logits (Q, C+1) and masks of each image."""
+    padded_size = (int(batch.tensor.shape[2]), int(batch.tensor.shape[3]))
     for i, inputs in enumerate(batched_inputs):
-        image_size = batch.image_sizes[i]
-        output_size = (inputs.get("height", image_size[0]), inputs.get("width", image_size[1]))
-        masks = F.interpolate(
-            outputs["pred_masks"][i].float().unsqueeze(0),
-            size=batch.tensor.shape[-2:],
-            mode="bilinear",
-            align_corners=False,
-        ).squeeze(0)
-        yield outputs["pred_logits"][i].float(), masks, image_size, output_size
+        height, width = batch.image_sizes[i]
+        masks = OutputMasks(
+            outputs["pred_masks"][i].float(),
+            padded_size=padded_size,
+            image_size=(height, width),
+            output_size=(inputs.get("height", height), inputs.get("width", width)),
+        )
+        yield outputs["pred_logits"][i].float(), masks
 
 
 def _name(inputs: dict[str, Any]) -> str:

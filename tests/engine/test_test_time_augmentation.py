@@ -21,6 +21,7 @@ from mask2former.engine.test_time_augmentation import (
     match_queries,
 )
 from mask2former.engine.trainer import Trainer
+from mask2former.modeling.mask_rows import Masks, OutputMasks
 from tests.helpers.models import example, small_cfg, small_model
 
 PANOPTIC = {"MODEL__MASK_FORMER__TEST__OBJECT_MASK_THRESHOLD": 0.0, "MODEL__MASK_FORMER__TEST__OVERLAP_THRESHOLD": 0.0}
@@ -177,7 +178,8 @@ def test_what_a_view_does_not_see_is_not_matched() -> None:
 class Queries(nn.Module):
     """Predicts the quadrants, in another order and with other certainty for each view."""
 
-    semantic_on = False
+    semantic_on = compact_outputs = False
+    max_inference_bytes = 1
     orders = ([0, 1, 2, 3], [2, 0, 1, 3])
     probabilities = ((0.9, 0.6), (0.7, 0.8))  # of the class, and inside the mask
 
@@ -185,7 +187,7 @@ class Queries(nn.Module):
         super().__init__()
         self.calls = 0
 
-    def predict_masks(self, batch: list[dict[str, Any]]) -> Iterator[tuple[Tensor, Tensor]]:
+    def predict_masks(self, batch: list[dict[str, Any]]) -> Iterator[tuple[Tensor, OutputMasks]]:
         view = self.calls
         self.calls += 1
         certainty, inside = self.probabilities[view]
@@ -195,10 +197,11 @@ class Queries(nn.Module):
             masks[3] = 0.1  # and does not see the last query's quadrant
         rest = (1 - certainty) / 4
         classes = torch.full((4, 5), rest).scatter(1, torch.tensor(self.orders[view])[:, None], certainty)
-        yield classes.log(), masks.logit()
+        yield classes.log(), OutputMasks(masks.logit())
 
-    def segment(self, class_logits: Tensor, mask_logits: Tensor) -> dict[str, Any]:
-        return {"classes": class_logits.softmax(dim=-1), "masks": mask_logits.sigmoid()}
+    def segment(self, class_logits: Tensor, masks: Masks, semantic_on: bool) -> dict[str, Any]:
+        assert not semantic_on
+        return {"classes": class_logits.softmax(dim=-1), "masks": masks.rows(slice(0, 8)).sigmoid()}
 
 
 def test_matched_queries_are_averaged() -> None:
@@ -216,6 +219,21 @@ def test_panoptic_views_run_through_a_real_model() -> None:
     assert output["sem_seg"].shape == (5, 50, 61)
     assert output["panoptic_seg"][0].shape == (50, 61)
     assert torch.isfinite(output["instances"].scores).all()
+
+
+def test_compact_outputs_of_views() -> None:
+    inputs = image_input(height=50, width=61)
+    compact = {"MODEL__MASK_FORMER__TEST__COMPACT_OUTPUTS": True}
+    outputs = []
+    for changes in ({}, compact):
+        model = small_model(**PANOPTIC, **changes).eval()
+        outputs.append(PanopticSegmentorWithTTA(aug_cfg(sizes=(64, 96), flip=True, **PANOPTIC), model)([inputs])[0])
+    scores, labels = (output["sem_seg"] for output in outputs)
+    assert torch.equal(labels.long(), scores.argmax(dim=0))
+    assert torch.equal(outputs[1]["instances"].pred_masks.tensor, outputs[0]["instances"].pred_masks)
+    model = small_model(**SEMANTIC, **compact).eval()
+    with pytest.raises(ValueError, match=r"averages scores.*\(50, 61\).*COMPACT_OUTPUTS False"):
+        SemanticSegmentorWithTTA(aug_cfg(**SEMANTIC), model)([inputs])
 
 
 def test_other_models_are_refused() -> None:

@@ -25,6 +25,7 @@ from mask2former.evaluation.cityscapes_instance import (
 from mask2former.evaluation.cityscapes_labels import LABELS
 from mask2former.evaluation.cityscapes_semantic import CityscapesSemSegEvaluator
 from mask2former.evaluation.panoptic import COCOPanopticEvaluator
+from mask2former.modeling.packed_masks import PackedMasks
 from tests.helpers.panoptic import CATEGORIES, disturb, random_panoptic
 
 SIZE = (96, 128)
@@ -253,6 +254,27 @@ def test_ranks_add_up(
         alone.process([{"file_name": frames[0].file_name}], [output])
 
 
+def test_compact_outputs_give_the_same_results(make_frames: Callable) -> None:
+    rng = np.random.default_rng(5)
+    frames = make_frames(rng, 2)
+    for build, key, predict, compact in (
+        (CityscapesInstanceEvaluator, "instances", lambda *args: random_instances(*args, NAMES), packed),
+        (CityscapesSemSegEvaluator, "sem_seg", random_scores, lambda scores: scores.argmax(dim=0)),
+    ):
+        plain, other = build("cityscapes_test"), build("cityscapes_test")
+        for frame in frames:
+            prediction = predict(rng, frame)
+            plain.process([{"file_name": frame.file_name}], [{key: prediction}])
+            other.process([{"file_name": frame.file_name}], [{key: compact(prediction)}])
+        for task, metrics in plain.evaluate().items():
+            assert other.evaluate()[task] == pytest.approx(metrics, nan_ok=True)
+
+
+def packed(instances: Instances) -> Instances:
+    fields = {**instances.get_fields(), "pred_masks": PackedMasks.from_masks(instances.pred_masks)}
+    return Instances(instances.image_size, **fields)
+
+
 def test_errors_name_the_file_and_the_fix(make_frames: Callable) -> None:
     frames = make_frames(np.random.default_rng(0), 1)
     inputs = [{"file_name": frames[0].file_name}]
@@ -271,9 +293,12 @@ def test_errors_name_the_file_and_the_fix(make_frames: Callable) -> None:
     evaluator.reset()
     with pytest.raises(DataError, match=r"labelIds\.png: label 255, but label ids are 0\.\.33"):
         evaluator.process(inputs, [{"sem_seg": torch.zeros(19, *SIZE)}])
-    with pytest.raises(ValueError, match=r"masks are \(2, 2\)"):
+    with pytest.raises(ValueError, match=r"a mask is \(2, 2\)"):
         match_frame(
-            label_ids=np.zeros(1), scores=np.zeros(1), masks=np.ones((1, 2, 2), bool), instance_ids=np.zeros((3, 2))
+            label_ids=np.zeros(1),
+            scores=np.zeros(1),
+            masks=np.ones((1, 2, 2), bool),
+            instance_ids=np.zeros((3, 2), np.int64),
         )
 
 

@@ -19,6 +19,7 @@ from mask2former.d2.data import MetadataCatalog
 from mask2former.d2.structures import Instances
 from mask2former.evaluation.ground_truth import encode_annotation
 from mask2former.evaluation.instance import InstanceSegEvaluator
+from mask2former.modeling.packed_masks import PackedMasks
 from tests.helpers.panoptic import CATEGORIES, CLASS_OF, random_panoptic
 
 MakeDataset = Callable[..., str]
@@ -214,6 +215,24 @@ def test_stuff_predictions_are_left_out(make_dataset: MakeDataset) -> None:
     results = evaluator.evaluate()
     assert results is not None
     assert results["segm"]["AP"] == pytest.approx(100)
+
+
+def test_packed_masks_give_the_same_results(make_dataset: MakeDataset, tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    truth = random_truth(rng, list(range(5)))
+    (tmp_path / "instances.json").write_text(json.dumps(truth))
+    name = make_dataset({}, json_file=str(tmp_path / "instances.json"))
+    predictions = {i: random_predictions(rng, truth, i) for i in range(5)}
+    results = []
+    for _ in range(2):
+        evaluator = InstanceSegEvaluator(name)
+        feed(evaluator, predictions)
+        results.append(evaluator.evaluate())
+        for predicted in predictions.values():
+            predicted.pred_masks = PackedMasks.from_masks(torch.as_tensor(np.asarray(predicted.pred_masks)))
+    assert results[0] is not None
+    assert results[0]["segm"]["AP"] > 0
+    assert results[0]["segm"] == pytest.approx(results[1]["segm"], nan_ok=True)  # type: ignore[index]
 
 
 def test_wrong_predictions(make_dataset: MakeDataset) -> None:

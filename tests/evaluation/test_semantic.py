@@ -175,3 +175,16 @@ def test_ranks_add_up(register: Register, as_ranks: Callable[..., list[Any]], ca
     assert "no prediction for 1 of 3 images" in caplog.text
     with pytest.raises(ValueError, match=r"'a\.jpg' was evaluated twice"):
         feed(alone, "a", PREDICTED, 3)
+
+
+def test_labels_may_come_in_place_of_scores(register: Register) -> None:
+    name = register({"a": TRUTH}, classes=3)
+    results = []
+    for prediction in (scores(PREDICTED, 3), torch.from_numpy(PREDICTED).to(torch.int16)):
+        evaluator = SemSegEvaluator(name)
+        evaluator.process([{"file_name": "a.jpg"}], [{"sem_seg": prediction}])
+        results.append(evaluator.evaluate())
+    assert results[0] is not None
+    assert results[0]["sem_seg"] == pytest.approx(results[1]["sem_seg"], nan_ok=True)  # type: ignore[index]
+    with pytest.raises(ValueError, match="predicted class 3 is outside"):
+        SemSegEvaluator(name).process([{"file_name": "a.jpg"}], [{"sem_seg": torch.full(TRUTH.shape, 3)}])

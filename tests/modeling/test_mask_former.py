@@ -190,6 +190,25 @@ def test_tasks_are_given_only_when_asked_for() -> None:
         assert set(small_model().eval()([image])[0]) == {"sem_seg", "panoptic_seg", "instances"}
 
 
+def test_outputs_can_be_compact_and_made_in_parts() -> None:
+    image = {"image": example(40, 56)["image"], "height": 80, "width": 113}
+    key = "MODEL__MASK_FORMER__TEST__"
+    semantic = {f"{key}INSTANCE_ON": False, f"{key}PANOPTIC_ON": False}
+    for only in ({}, semantic):
+        plain = small_model(**only).eval()
+        compact = small_model(**only, **{f"{key}COMPACT_OUTPUTS": True, f"{key}MAX_MEMORY_MB": 1}).eval()
+        assert compact.max_inference_bytes == 2**20
+        compact.max_inference_bytes = 1
+        with torch.no_grad():
+            expected, found = plain([image])[0], compact([image])[0]
+        assert found.keys() == expected.keys()
+        assert torch.equal(found["sem_seg"].long(), expected["sem_seg"].argmax(dim=0))
+        if not only:
+            assert torch.equal(found["panoptic_seg"][0], expected["panoptic_seg"][0])
+            assert torch.equal(found["instances"].pred_masks.tensor, expected["instances"].pred_masks)
+            assert torch.equal(found["instances"].scores, expected["instances"].scores)
+
+
 def test_negative_size_divisibility_means_the_backbones_own() -> None:
     model = small_model(MODEL__MASK_FORMER__SIZE_DIVISIBILITY=-1)
     assert model.size_divisibility == model.backbone.size_divisibility
