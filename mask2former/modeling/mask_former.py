@@ -22,6 +22,7 @@ from mask2former.d2.structures import ImageList, Instances
 
 from .criterion import SetCriterion
 from .inference import instance_inference, panoptic_inference, semantic_inference
+from .masks import PackedMasks
 from .matcher import HungarianMatcher, Target
 
 
@@ -138,7 +139,7 @@ class MaskFormer(nn.Module):
         Args:
             batched_inputs: one dict per image: `image` (3, H, W), uint8 or float in [0, 255]; `height` and `width`
                 of the wanted output, the image's own if absent; in training `instances` with `gt_classes` (T,) and
-                `gt_masks` (T, H, W) or BitMasks.
+                `gt_masks`, a tensor (T, H, W), BitMasks or PackedMasks.
 
         Returns:
             In training the weighted losses by name. Otherwise one dict per image with those asked for of
@@ -216,10 +217,10 @@ class MaskFormer(nn.Module):
                 "MODEL.SEM_SEG_HEAD.NUM_CLASSES must be the number of classes of the data set"
             )
         masks = instances.gt_masks
-        masks = (masks if isinstance(masks, Tensor) else masks.tensor).to(self.device, non_blocking=True)
-        height, width = size
-        padding = (0, width - masks.shape[2], 0, height - masks.shape[1])
-        return Target(labels=labels.to(self.device, non_blocking=True), masks=F.pad(masks, padding))
+        if not isinstance(masks, Tensor | PackedMasks):
+            masks = masks.tensor  # BitMasks
+        packed = PackedMasks.pack(masks.to(self.device, non_blocking=True)).padded(*size)
+        return Target(labels=labels.to(self.device, non_blocking=True), masks=packed)
 
 
 def _each_image(
