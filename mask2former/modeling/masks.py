@@ -81,6 +81,8 @@ class PackedMasks:
     def padded(self, height: int, width: int) -> PackedMasks:
         """The masks with nothing added at the bottom and right up to a size."""
         padding = (0, width - self.image_size[1], 0, height - self.image_size[0])
+        if not any(padding):
+            return self
         return PackedMasks(F.pad(self.planes, padding), self.ids)
 
     def sample(self, points: Tensor) -> Tensor:
