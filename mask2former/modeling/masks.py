@@ -96,14 +96,16 @@ class PackedMasks:
         """
         height, width = self.image_size
         chunk = max(1, _DECODED_PIXELS // max(1, height * width))
-        if points.ndim == 2:
-            values = [sample_shared_points(self._bits(ids).float(), points) for ids in self.ids.split(chunk)]
-        else:
-            values = [
-                sample_points(self._bits(ids).float()[:, None], where)[:, 0]
-                for ids, where in zip(self.ids.split(chunk), points.split(chunk), strict=True)
-            ]
-        return torch.cat(values)
+        # Written where they belong: small results between the large temporaries would fragment the heap.
+        values = torch.empty(len(self), points.shape[-2], device=self.device)
+        for start in range(0, len(self), chunk):
+            part = slice(start, start + chunk)
+            masks = self._bits(self.ids[part]).float()
+            if points.ndim == 2:
+                values[part] = sample_shared_points(masks, points)
+            else:
+                values[part] = sample_points(masks.unsqueeze(1), points[part]).squeeze(1)
+        return values
 
     def _bits(self, ids: Tensor) -> Tensor:
         """Unpack masks: (N,) to uint8 {0, 1} (N, H, W)."""

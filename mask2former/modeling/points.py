@@ -73,17 +73,18 @@ def uncertain_points(
     num_groups, num_maps = logits.shape[:2]
     num_certain = num_points - int(importance_sample_ratio * num_points)
     num_uncertain = num_points - num_certain
-    uniform = torch.rand(num_groups, num_certain, 2, device=logits.device).unsqueeze(1).expand(-1, num_maps, -1, -1)
+    uniform = torch.rand(num_groups, num_certain, 2, device=logits.device).unsqueeze(1)
     if num_uncertain == 0:
-        return uniform
+        return uniform.expand(-1, num_maps, -1, -1)
     num_candidates = int(num_points * oversample_ratio)
     candidates = torch.rand(num_groups, num_candidates, 2, device=logits.device)
+    points = candidates.new_empty(num_groups, num_maps, num_points, 2)
+    points[:, :, num_uncertain:] = uniform
     chunk = max(1, _CANDIDATE_VALUES // max(1, num_maps * num_candidates))
-    chosen = [
-        _least_certain(maps, where, num_uncertain)
-        for maps, where in zip(logits.split(chunk), candidates.split(chunk), strict=True)
-    ]
-    return torch.cat([torch.cat(chosen), uniform], dim=2)
+    for start in range(0, num_groups, chunk):
+        part = slice(start, start + chunk)
+        points[part, :, :num_uncertain] = _least_certain(logits[part], candidates[part], num_uncertain)
+    return points
 
 
 def _least_certain(logits: Tensor, candidates: Tensor, count: int) -> Tensor:

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -227,3 +231,35 @@ def test_losses_are_float32_under_autocast() -> None:
 def test_impossible_sampling_settings_are_named() -> None:
     with pytest.raises(ValueError, match="OVERSAMPLE_RATIO must be at least 1"):
         criterion(oversample_ratio=0.5)
+
+
+MANY_INSTANCES = """
+import resource, sys, torch
+from mask2former.modeling.criterion import SetCriterion
+from mask2former.modeling.masks import PackedMasks
+from mask2former.modeling.matcher import HungarianMatcher, Target
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+matcher = HungarianMatcher(cost_class=2, cost_mask=5, cost_dice=5, num_points=1024)
+loss = SetCriterion(num_classes=4, matcher=matcher, class_weight=2, mask_weight=5, dice_weight=5,
+    no_object_weight=0.1, num_points=1024, oversample_ratio=3, importance_sample_ratio=0.75)
+masks = PackedMasks(torch.full((125, 512, 512), 0b1010101, dtype=torch.uint8))
+target = Target(labels=torch.zeros(1000, dtype=torch.int64), masks=masks)
+predictions = [{"pred_logits": torch.randn(1, 50, 5, requires_grad=True),
+    "pred_masks": torch.randn(1, 50, 64, 64, requires_grad=True)} for _ in range(3)]
+before = peak()
+losses = loss({**predictions[0], "aux_outputs": predictions[1:]}, [target])
+sum(losses.values()).backward()
+print(peak() - before)
+"""
+
+
+def test_a_thousand_instances_need_little_memory() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", MANY_INSTANCES], env=environment, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    assert float(run.stdout) < 200, "MiB; as float masks they would be 1000 MiB, as bool 250"
