@@ -14,13 +14,16 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mask2former.d2 import comm
 from mask2former.d2.config import CfgNode
 from mask2former.d2.data import DatasetCatalog, MetadataCatalog
+from mask2former.d2.structures import Instances
 from mask2former.data.images import DataError, UnreadableImageError
 from mask2former.data.mappers import Mapper, build_mapper
+from mask2former.modeling.masks import PackedMasks
 
 logger = logging.getLogger(__name__)
 
@@ -109,15 +112,26 @@ def _build_loader(cfg: CfgNode, dataset: Dataset, sampler: Sampler, batch_size: 
         batch_size=batch_size,
         sampler=sampler,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
-        collate_fn=_as_list,
+        collate_fn=_Batch,
         worker_init_fn=_init_worker,
         pin_memory=torch.device(cfg.MODEL.DEVICE).type == "cuda" and torch.cuda.is_available(),
         generator=torch.Generator(),  # the global one is for the model's numbers
     )
 
 
-def _as_list(batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return batch
+class _Batch(list[dict[str, Any]]):
+    """Input dicts, which the loader pins itself: it would not look into `Instances`."""
+
+    def pin_memory(self) -> "_Batch":
+        """All tensors in memory that a GPU copies from without the host waiting."""
+        return _Batch({key: _pinned(value) for key, value in inputs.items()} for inputs in self)
+
+
+def _pinned(value: Any) -> Any:
+    if isinstance(value, Instances):
+        pinned = {key: _pinned(field) for key, field in value.get_fields().items()}
+        return Instances(value.image_size, **pinned)
+    return value.pin_memory() if isinstance(value, Tensor | PackedMasks) else value
 
 
 def _init_worker(worker_id: int) -> None:

@@ -1,16 +1,17 @@
 """From annotations to the classes and masks that a model is trained on.
 
 Targets are built on the unaugmented image, where every contradiction in the data is an error. A `Targets`
-object then follows the image through its transforms, and gives one class and one bool mask per object that is
-still visible.
+object then follows the image through its transforms, and gives one class and one mask per object that is still
+visible. Masks are kept as bits, eight to a byte, and never one by one.
 
-Shapes: H height, W width, n objects.
+Shapes: H height, W width, n objects, g planes of eight masks.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 import torch
 from pycocotools import mask as mask_api
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from mask2former.d2.transforms import Transform
 from mask2former.data.images import DataError
+from mask2former.modeling.masks import PackedMasks
 
 _WIDE_NONE = 256**3 - 1
 
@@ -29,8 +31,8 @@ class Targets(Protocol):
         """(H, W) class of each pixel, -1 where there is none, packed by `pack_labels`."""
         ...
 
-    def transformed(self, transform: Transform, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Classes (n,) int64 and masks (n, H, W) bool after `transform`, which gives (height, width) `size`.
+    def transformed(self, transform: Transform, size: tuple[int, int]) -> tuple[Tensor, PackedMasks]:
+        """Classes (n,) int64 and n masks after `transform`, which gives (height, width) `size`.
 
         Objects without a pixel left are dropped.
         """
@@ -52,12 +54,20 @@ class SegmentTargets:
     def category_map(self) -> np.ndarray:
         return pack_labels(np.append(self.classes, -1)[self.index])
 
-    def transformed(self, transform: Transform, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        index = unpack_labels(transform.apply_segmentation(pack_labels(self.index)))
-        areas = np.bincount((index + 1).ravel(), minlength=len(self.classes) + 1)[1:]
-        visible = np.flatnonzero(areas)
-        masks = index == visible.astype(index.dtype)[:, None, None]
-        return torch.from_numpy(self.classes[visible]), torch.from_numpy(masks)
+    def transformed(self, transform: Transform, size: tuple[int, int]) -> tuple[Tensor, PackedMasks]:
+        labels = np.ascontiguousarray(transform.apply_segmentation(pack_labels(self.index)))
+        if labels.ndim == 2:
+            areas = cv2.calcHist([labels], [0], None, [256], [0, 256]).ravel()
+        else:
+            labels = unpack_labels(labels)
+            areas = np.roll(np.bincount(labels.ravel() + 1, minlength=len(self.classes) + 1), -1)
+        visible = np.flatnonzero(areas[:-1])  # the last counts pixels that are of none
+        planes = np.zeros(((len(visible) + 7) // 8, *labels.shape), dtype=np.uint8)
+        for plane, segments in zip(planes, _in_eights(visible), strict=True):
+            bits = np.zeros(len(areas), dtype=np.uint8)
+            bits[segments] = 1 << np.arange(len(segments))
+            plane[:] = cv2.LUT(labels, bits) if labels.dtype == np.uint8 else bits[labels]
+        return torch.from_numpy(self.classes[visible]), _pack(planes, np.arange(len(visible)))
 
 
 @dataclass(frozen=True)
@@ -73,12 +83,22 @@ class AnnotationTargets:
     def category_map(self) -> np.ndarray:
         raise DataError("INPUT.CROP.SINGLE_CATEGORY_MAX_AREA needs one category per pixel; instances may overlap")
 
-    def transformed(self, transform: Transform, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        masks = np.zeros((len(self.segmentations), *size), dtype=bool)
-        for mask, segmentation in zip(masks, self.segmentations, strict=True):
-            mask[:] = _transform_segmentation(segmentation, transform, size)
-        visible = masks.any(axis=(1, 2))
-        return torch.from_numpy(self.classes[visible]), torch.from_numpy(masks[visible])
+    def transformed(self, transform: Transform, size: tuple[int, int]) -> tuple[Tensor, PackedMasks]:
+        planes = np.zeros(((len(self.segmentations) + 7) // 8, *size), dtype=np.uint8)
+        padding: np.ndarray | None = None
+        for plane, segmentations in zip(planes, _in_eights(self.segmentations), strict=True):
+            codes = {bit: code for bit, code in enumerate(segmentations) if isinstance(code, Mapping)}
+            if codes:
+                together = _decode(codes)
+                if padding is None:  # labels are padded with what is no bit of ours
+                    padding = transform.apply_segmentation(np.zeros_like(together))
+                plane[:] = transform.apply_segmentation(together) & ~padding
+            for bit, polygons in enumerate(segmentations):
+                if bit not in codes and len(polygons):
+                    plane |= _draw(polygons, transform, size) << bit
+        seen = np.bitwise_or.reduce(planes, axis=(1, 2))
+        visible = np.flatnonzero(np.unpackbits(seen, bitorder="little"))
+        return torch.from_numpy(self.classes[visible]), _pack(planes, visible)
 
 
 def panoptic_targets(ids: np.ndarray, segments_info: Sequence[Mapping[str, Any]], source: str) -> SegmentTargets:
@@ -175,12 +195,26 @@ def unpack_labels(packed: np.ndarray) -> np.ndarray:
     return labels
 
 
-def _transform_segmentation(segmentation: Any, transform: Transform, size: tuple[int, int]) -> np.ndarray:
-    """(H, W) mask of one object."""
-    if isinstance(segmentation, Mapping):
-        return transform.apply_segmentation(mask_api.decode(segmentation)).astype(bool)
+def _in_eights(items: Any) -> list[Any]:
+    return [items[start : start + 8] for start in range(0, len(items), 8)]
+
+
+def _pack(planes: np.ndarray, ids: np.ndarray) -> PackedMasks:
+    return PackedMasks(torch.from_numpy(planes), torch.from_numpy(ids.astype(np.int64)))
+
+
+def _decode(codes: Mapping[int, Any]) -> np.ndarray:
+    """(H, W) uint8 plane of the run-length codes of some bits."""
+    boxes = mask_api.toBbox(list(codes.values())).astype(int).tolist()
+    plane = np.zeros(next(iter(codes.values()))["size"], dtype=np.uint8)
+    for (bit, code), (x, y, width, height) in zip(codes.items(), boxes, strict=True):
+        box = np.s_[y : y + height, x : x + width]
+        plane[box] |= mask_api.decode(code)[box] << np.uint8(bit)
+    return plane
+
+
+def _draw(polygons: Sequence[Any], transform: Transform, size: tuple[int, int]) -> np.ndarray:
+    """(H, W) uint8 mask of one object's polygons."""
     move: Callable[[np.ndarray], np.ndarray] = transform.apply_coords
-    polygons = [move(np.asarray(polygon, dtype=np.float64).reshape(-1, 2)).ravel() for polygon in segmentation]
-    if not polygons:
-        return np.zeros(size, dtype=bool)
-    return mask_api.decode(mask_api.merge(mask_api.frPyObjects(polygons, *size))).astype(bool)
+    moved = [move(np.asarray(polygon, dtype=np.float64).reshape(-1, 2)).ravel() for polygon in polygons]
+    return mask_api.decode(mask_api.merge(mask_api.frPyObjects(moved, *size)))

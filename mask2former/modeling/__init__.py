@@ -5,6 +5,7 @@ from .build import TRANSFORMER_DECODER_REGISTRY, build_pixel_decoder, build_tran
 from .criterion import SetCriterion
 from .head import MaskFormerHead
 from .mask_former import MaskFormer
+from .masks import PackedMasks
 from .matcher import HungarianMatcher
 from .per_pixel import PerPixelBaselineHead, PerPixelBaselinePlusHead
 
@@ -13,6 +14,7 @@ __all__ = [
     "HungarianMatcher",
     "MaskFormer",
     "MaskFormerHead",
+    "PackedMasks",
     "PerPixelBaselineHead",
     "PerPixelBaselinePlusHead",
     "SetCriterion",

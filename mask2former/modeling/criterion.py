@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from mask2former.d2 import comm
 
-from .matcher import HungarianMatcher, Target
+from .masks import PackedMasks
+from .matcher import Assignment, HungarianMatcher, Target
 from .points import sample_points, uncertain_points
 
-# P predictions (final first, then auxiliary), B batch, Q queries, C classes, T targets, N targets of the batch,
-# K points
+# P predictions (final first, then auxiliary), B batch, Q queries, C classes, T targets and M matched pairs of an image,
+# N matched pairs of the batch, K points
 
 
 class SetCriterion(nn.Module):
@@ -79,6 +80,7 @@ class SetCriterion(nn.Module):
             `loss_ce`, `loss_mask` and `loss_dice` of the final prediction, and with `_0`, `_1`, ... appended those
             of the auxiliary ones. Their sum is the training loss.
         """
+        targets = [Target(labels=t["labels"], masks=PackedMasks.pack(t["masks"])) for t in targets]
         predictions = [outputs, *(outputs.get("aux_outputs", []) if self.deep_supervision else [])]
         with torch.autocast(device_type=outputs["pred_logits"].device.type, enabled=False):
             class_logits = torch.stack([p["pred_logits"].float() for p in predictions])
@@ -93,67 +95,63 @@ class SetCriterion(nn.Module):
         return named
 
     def classification_losses(
-        self, class_logits: Tensor, assignments: Sequence[Tensor], targets: Sequence[Target]
+        self, class_logits: Tensor, assignments: Sequence[Assignment], targets: Sequence[Target]
     ) -> Tensor:
         """Return the weighted mean cross-entropy of each prediction, (P,).
 
         Args:
             class_logits: (P, B, Q, C+1).
-            assignments: for each image, the query of each target, (P, T).
+            assignments: B times M matched pairs of each prediction.
             targets: B targets.
         """
         P, B, Q, _ = class_logits.shape
-        # Column Q takes the targets that got no query.
-        classes = torch.full((P, B, Q + 1), self.num_classes, device=class_logits.device)
-        for b, (queries, target) in enumerate(zip(assignments, targets, strict=True)):
-            classes[:, b].scatter_(1, queries % (Q + 1), target["labels"].expand(P, -1))
-        classes = classes[:, :, :Q]
+        classes = torch.full((P, B, Q), self.num_classes, device=class_logits.device)
+        for b, (matched, target) in enumerate(zip(assignments, targets, strict=True)):
+            classes[:, b].scatter_(1, matched.queries, target["labels"][matched.targets])
         losses = F.cross_entropy(class_logits.flatten(0, 2), classes.flatten(), self.empty_weight, reduction="none")
         return losses.view(P, -1).sum(dim=1) / self.empty_weight[classes].sum(dim=(1, 2))
 
     def mask_losses(
-        self, mask_logits: Sequence[Tensor], assignments: Sequence[Tensor], targets: Sequence[Target]
+        self, mask_logits: Sequence[Tensor], assignments: Sequence[Assignment], targets: Sequence[Target]
     ) -> dict[str, Tensor]:
-        """Return `loss_mask` and `loss_dice` of each prediction, (P,), summed over targets, divided by their number.
+        """Return `loss_mask` and `loss_dice` of each prediction, (P,), summed over pairs, divided by all targets.
 
         Args:
             mask_logits: P tensors (B, Q, h, w).
-            assignments: for each image, the query of each target, (P, T).
+            assignments: B times M matched pairs of each prediction.
             targets: B targets.
         """
-        queries = torch.cat(list(assignments), dim=1)  # (P, N)
-        images = torch.cat([torch.full((a.shape[1],), b, device=a.device) for b, a in enumerate(assignments)], dim=0)
-        matched = queries >= 0
-        logits = torch.stack(  # (P, N, h, w), in the targets' order
-            [masks[images, q] for masks, q in zip(mask_logits, queries.clamp(min=0), strict=True)]
+        num_queries = mask_logits[0].shape[1]
+        counts = [matched.targets.shape[1] for matched in assignments]
+        queries = torch.cat([matched.queries + b * num_queries for b, matched in enumerate(assignments)], dim=1)
+        logits = torch.stack(  # (N, P, h, w)
+            [masks.flatten(0, 1).index_select(0, q) for masks, q in zip(mask_logits, queries, strict=True)], dim=1
         )
-        P, N = queries.shape
+        losses = [
+            self._mask_losses_of_image(maps, matched, target)
+            for maps, matched, target in zip(logits.split(counts), assignments, targets, strict=True)
+        ]
+        cross_entropy, dice_loss = torch.stack(losses).sum(dim=0)
+        num_masks = average_number_of_masks(sum(len(t["labels"]) for t in targets), logits.device)
+        return {"loss_mask": cross_entropy / num_masks, "loss_dice": dice_loss / num_masks}
+
+    def _mask_losses_of_image(self, logits: Tensor, matched: Assignment, target: Target) -> Tensor:
+        """Return cross-entropy and dice loss of each prediction, summed over pairs, (2, P), of logits (M, P, h, w)."""
         points = uncertain_points(
-            logits.detach().flatten(0, 1).unsqueeze(1),
+            logits.detach(),
             num_points=self.num_points,
             oversample_ratio=self.oversample_ratio,
             importance_sample_ratio=self.importance_sample_ratio,
         )
-        predicted = sample_points(logits.flatten(0, 1).unsqueeze(1), points).unflatten(0, (P, N)).squeeze(2)
+        predicted = sample_points(logits.flatten(0, 1).unsqueeze(1), points.flatten(0, 1)).view(points.shape[:3])
         with torch.no_grad():
-            wanted = _sample_targets(targets, points.unflatten(0, (P, N)))
-        num_masks = average_number_of_masks(sum(len(t["labels"]) for t in targets), logits.device)
-        cross_entropy = sigmoid_cross_entropy(predicted, wanted)
-        return {
-            "loss_mask": (cross_entropy * matched).sum(dim=1) / num_masks,
-            "loss_dice": (dice(predicted, wanted) * matched).sum(dim=1) / num_masks,
-        }
-
-
-def _sample_targets(targets: Sequence[Target], points: Tensor) -> Tensor:
-    """Read each target's mask at its points of all predictions: (P, N, K, 2) to (P, N, K)."""
-    P, _, K, _ = points.shape
-    of_image = points.transpose(0, 1).flatten(1, 2).split([len(t["labels"]) for t in targets])
-    values = [
-        sample_points(target["masks"].unsqueeze(1).float(), where).squeeze(1)
-        for target, where in zip(targets, of_image, strict=True)
-    ]
-    return torch.cat(values).view(-1, P, K).transpose(0, 1)
+            masks = PackedMasks.pack(target["masks"])
+            if len(masks) == len(logits):  # the pairs of every prediction have the same targets
+                wanted = masks.sample(points.flatten(1, 2))
+            else:
+                wanted = masks[matched.targets.t().flatten()].sample(points.flatten(0, 1))
+        wanted = wanted.view_as(predicted)
+        return torch.stack([sigmoid_cross_entropy(predicted, wanted).sum(dim=0), dice(predicted, wanted).sum(dim=0)])
 
 
 def average_number_of_masks(count: int, device: torch.device) -> Tensor | float:

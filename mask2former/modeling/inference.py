@@ -10,7 +10,6 @@ Legend: Q queries, C classes, H and W height and width of the output, R some row
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 from typing import Any, Protocol, TypedDict
 
@@ -344,7 +343,6 @@ def _empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Te
     """Memory for a result. On a CPU it is numpy's, which asks the system for large pages: filling them the first time
     is several times as fast.
     """
-    if device.type != "cpu":
+    if device.type != "cpu" or dtype == torch.bfloat16:  # which numpy lacks
         return torch.empty(tuple(shape), dtype=dtype, device=device)
-    array = np.empty(math.prod(shape) * dtype.itemsize, dtype=np.uint8)
-    return torch.from_numpy(array).view(dtype).view(tuple(shape))
+    return torch.from_numpy(np.empty(tuple(shape), dtype=torch.empty(0, dtype=dtype).numpy().dtype))

@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mask2former.d2.config import CfgNode, configurable
@@ -23,6 +22,7 @@ from mask2former.d2.structures import ImageList, Instances
 from .criterion import SetCriterion
 from .inference import MAX_BYTES, InstanceTask, PanopticTask, SemanticTask, Task, run_before_resizing, run_tasks
 from .mask_rows import Masks, OutputMasks
+from .masks import PackedMasks
 from .matcher import HungarianMatcher, Target
 from .per_pixel import PerPixelBaselineHead, PerPixelBaselinePlusHead
 
@@ -171,7 +171,7 @@ class MaskFormer(nn.Module):
         Args:
             batched_inputs: one dict per image: `image` (3, H, W), uint8 or float in [0, 255]; `height` and `width`
                 of the wanted output, the image's own if absent; in training `instances` with `gt_classes` (T,) and
-                `gt_masks` (T, H, W) or BitMasks.
+                `gt_masks`, a tensor (T, H, W), BitMasks or PackedMasks.
 
         Returns:
             In training the weighted losses by name. Otherwise one dict per image with those asked for of
@@ -256,10 +256,10 @@ class MaskFormer(nn.Module):
                 "MODEL.SEM_SEG_HEAD.NUM_CLASSES must be the number of classes of the data set"
             )
         masks = instances.gt_masks
-        masks = (masks if isinstance(masks, Tensor) else masks.tensor).to(self.device, non_blocking=True)
-        height, width = size
-        padding = (0, width - masks.shape[2], 0, height - masks.shape[1])
-        return Target(labels=labels.to(self.device, non_blocking=True), masks=F.pad(masks, padding))
+        if not isinstance(masks, Tensor | PackedMasks):
+            masks = masks.tensor  # BitMasks
+        packed = PackedMasks.pack(masks.to(self.device, non_blocking=True)).padded(*size)
+        return Target(labels=labels.to(self.device, non_blocking=True), masks=packed)
 
 
 def _each_image(

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
-from typing import TypedDict
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, TypedDict
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from .points import sample_points
+from .masks import PackedMasks
+from .points import sample_shared_points
 
-# P predictions (final and auxiliary), B batch, Q queries, C classes, T targets of an image, K points
+# P predictions (final and auxiliary), B batch, Q queries, C classes, T targets of an image, K points,
+# M matched pairs of an image
 
 logger = logging.getLogger(__name__)
+
+_CPU_VALUES, _GPU_VALUES = 2**20, 2**24
+"""Predictions are compared together as long as they are read at so few values; on a CPU these then stay in cache."""
+_PARALLEL_COSTS = 2**17
+"""With fewer costs, threads take longer to start than to solve."""
+_POOL = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="matcher")
 
 
 class Target(TypedDict):
@@ -23,8 +34,17 @@ class Target(TypedDict):
 
     labels: Tensor
     """int64 (T,), in [0, C)."""
-    masks: Tensor
-    """(T, H, W), bool or {0, 1}, padded like the image."""
+    masks: Tensor | PackedMasks
+    """T masks padded like the image; as a tensor (T, H, W), bool or {0, 1}."""
+
+
+class Assignment(NamedTuple):
+    """The matched pairs of one image, of each prediction in the order of its targets."""
+
+    queries: Tensor
+    """int64 (P, M)."""
+    targets: Tensor
+    """int64 (P, M); all of them unless there are more than queries."""
 
 
 class HungarianMatcher(nn.Module):
@@ -47,7 +67,9 @@ class HungarianMatcher(nn.Module):
         self.num_points = num_points
 
     @torch.no_grad()
-    def forward(self, class_logits: Tensor, mask_logits: Sequence[Tensor], targets: Sequence[Target]) -> list[Tensor]:
+    def forward(
+        self, class_logits: Tensor, mask_logits: Sequence[Tensor], targets: Sequence[Target]
+    ) -> list[Assignment]:
         """Match.
 
         Args:
@@ -56,19 +78,18 @@ class HungarianMatcher(nn.Module):
             targets: B targets.
 
         Returns:
-            For each image, int64 (P, T) on its targets' device: the query of each target, -1 where there are more
-            targets than queries.
+            For each image the M = min(Q, T) matched pairs of each prediction.
         """
         costs = [
             self.cost(class_logits[:, b], [masks[b] for masks in mask_logits], target)
             for b, target in enumerate(targets)
         ]
-        device = class_logits.device
         on_host = torch.cat([cost.flatten() for cost in costs]).cpu()  # the step's only wait for the device
-        assignments = []
-        for cost, flat in zip(costs, on_host.split([cost.numel() for cost in costs]), strict=True):
-            assignments.append(assign(flat.view(cost.shape)).to(device, non_blocking=True))
-        return assignments
+        parts = on_host.split([cost.numel() for cost in costs])
+        pairs = assign([part.view(cost.shape) for part, cost in zip(parts, costs, strict=True)])
+        counts = [image.shape[2] for image in pairs]
+        on_device = torch.cat(pairs, dim=2).to(class_logits.device, non_blocking=True)
+        return [Assignment(*image) for image in on_device.split(counts, dim=2)]
 
     def cost(self, class_logits: Tensor, mask_logits: Sequence[Tensor], target: Target) -> Tensor:
         """Return the cost (P, Q, T) of giving a target to a query, in one image, float32.
@@ -78,31 +99,53 @@ class HungarianMatcher(nn.Module):
             mask_logits: P tensors (Q, h, w).
             target: T masks.
         """
-        num_queries, labels, masks = class_logits.shape[1], target["labels"], target["masks"]
+        num_queries, labels = class_logits.shape[1], target["labels"]
         if len(labels) == 0:
             return class_logits.new_zeros(len(class_logits), num_queries, 0, dtype=torch.float32)
         with torch.autocast(device_type=class_logits.device.type, enabled=False):
-            points = torch.rand(1, self.num_points, 2, device=class_logits.device)
-            predicted = torch.cat([sample_points(m.unsqueeze(0).float(), points) for m in mask_logits])
-            wanted = sample_points(masks.unsqueeze(0).float(), points)
+            points = torch.rand(self.num_points, 2, device=class_logits.device)
+            wanted = PackedMasks.pack(target["masks"]).sample(points)
+            limit = _CPU_VALUES if class_logits.device.type == "cpu" else _GPU_VALUES
+            chunk = max(1, limit // (num_queries * self.num_points))
+            mask_costs = [
+                self._mask_cost(mask_logits[p : p + chunk], points, wanted) for p in range(0, len(mask_logits), chunk)
+            ]
             class_cost = -class_logits.float().softmax(dim=-1)[:, :, labels]
-            mask_cost = pairwise_sigmoid_cross_entropy(predicted, wanted)
-            dice_cost = pairwise_dice(predicted, wanted)
-            return self.cost_class * class_cost + self.cost_mask * mask_cost + self.cost_dice * dice_cost
+            return self.cost_class * class_cost + torch.cat(mask_costs)
+
+    def _mask_cost(self, mask_logits: Sequence[Tensor], points: Tensor, wanted: Tensor) -> Tensor:
+        """Return the cost (P, Q, T) of P tensors (Q, h, w) read at (K, 2), against targets read there, (T, K)."""
+        predicted = sample_shared_points(torch.cat([logits.float() for logits in mask_logits]), points)
+        mask_cost = pairwise_sigmoid_cross_entropy(predicted, wanted)
+        cost = self.cost_mask * mask_cost + self.cost_dice * pairwise_dice(predicted, wanted)
+        return cost.unflatten(0, (len(mask_logits), -1))
 
 
-def assign(cost: Tensor) -> Tensor:
-    """Solve the assignment problems of `cost` (P, Q, T) on the CPU: int64 (P, T), -1 where no query is left."""
-    cost = cost.clone()
-    if not cost.isfinite().all():
-        # A diverged model still gets an assignment, so that its loss, not the matcher, tells what happened.
-        logger.warning("matching costs are not finite: the model has diverged or overflowed")
-        cost = cost.nan_to_num(nan=1e6, posinf=1e6, neginf=-1e6)
-    assigned = torch.full((cost.shape[0], cost.shape[2]), -1, dtype=torch.int64)
-    for prediction, costs in zip(assigned, cost.numpy(), strict=True):
-        queries, target_ids = linear_sum_assignment(costs)
-        prediction[torch.from_numpy(target_ids)] = torch.from_numpy(queries)
-    return assigned
+def assign(costs: Sequence[Tensor]) -> list[Tensor]:
+    """Solve the assignment problems (P, Q, T) of each image on the CPU, large ones in parallel.
+
+    Returns:
+        For each image, int64 (2, P, M) with M = min(Q, T): queries, and their targets in ascending order.
+    """
+    problems = [problem for cost in costs for problem in _finite(cost).numpy()]
+    many = sum(problem.size for problem in problems) > _PARALLEL_COSTS
+    solved = iter((_POOL.map if many else map)(_solve, problems))
+    return [torch.from_numpy(np.stack([next(solved) for _ in range(len(cost))], axis=1)) for cost in costs]
+
+
+def _solve(cost: np.ndarray) -> np.ndarray:
+    """Queries and targets (2, M) of the cheapest assignment of (Q, T), in the targets' order."""
+    queries, targets = linear_sum_assignment(cost)
+    order = targets.argsort()
+    return np.stack([queries[order], targets[order]])
+
+
+def _finite(cost: Tensor) -> Tensor:
+    if cost.isfinite().all():
+        return cost
+    # A diverged model still gets an assignment, so that its loss, not the matcher, tells what happened.
+    logger.warning("matching costs are not finite: the model has diverged or overflowed")
+    return cost.nan_to_num(nan=1e6, posinf=1e6, neginf=-1e6)
 
 
 def pairwise_sigmoid_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

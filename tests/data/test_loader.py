@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from mask2former.d2 import comm
 from mask2former.d2.config import CfgNode
@@ -33,7 +34,7 @@ def assert_same(left: list, right: list) -> None:
         assert [item["image_id"] for item in batch] == [item["image_id"] for item in other]
         for item, twin in zip(batch, other, strict=True):
             assert torch.equal(item["image"], twin["image"])
-            assert torch.equal(item["instances"].gt_masks, twin["instances"].gt_masks)
+            assert torch.equal(item["instances"].gt_masks.tensor, twin["instances"].gt_masks.tensor)
 
 
 # --- samplers -----------------------------------------------------------------
@@ -270,3 +271,16 @@ def test_packed_list_gives_back_its_items() -> None:
         with pytest.raises(IndexError, match="not within"):
             packed[index]
     assert len(PackedList([])) == 0
+
+
+def test_pinning_reaches_every_tensor_of_a_batch(monkeypatch: pytest.MonkeyPatch, cfg: CfgNode, panoptic_set) -> None:
+    (batch,) = take(build_train_loader(cfg), 1)
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor.clone())
+    copy = pin_memory(batch)
+    assert_same([copy], [batch])
+    for item in batch:
+        instances = item["instances"]
+        for tensor in (item["image"], instances.gt_classes, instances.gt_masks.planes, instances.gt_masks.ids):
+            assert any(tensor is seen for seen in pinned)
+    assert copy[0]["instances"].image_size == batch[0]["instances"].image_size

@@ -76,10 +76,10 @@ def test_lsj_output(cfg: CfgNode, record: dict) -> None:
         assert result["image"].is_contiguous()
         assert instances.image_size == (64, 64)
         assert instances.gt_classes.dtype == torch.int64
-        assert instances.gt_masks.dtype == torch.bool
-        assert instances.gt_masks.shape == (len(instances), 64, 64)
-        assert instances.gt_masks.flatten(1).any(dim=1).all()
-        assert (instances.gt_masks.sum(dim=0) <= 1).all()
+        assert instances.gt_masks.tensor.dtype == torch.bool
+        assert instances.gt_masks.tensor.shape == (len(instances), 64, 64)
+        assert instances.gt_masks.tensor.flatten(1).any(dim=1).all()
+        assert (instances.gt_masks.tensor.sum(dim=0) <= 1).all()
     assert (result["height"], result["width"]) == (record["height"], record["width"])
     assert result["image_id"] == record["image_id"]
     assert "segments_info" in record
@@ -91,7 +91,7 @@ def test_plain_panoptic_targets_are_those_of_the_file(cfg: CfgNode, record: dict
     result = build_mapper(cfg, True)(record)
     ids = read_panoptic_png(record["pan_seg_file_name"])
     expected = np.stack([ids == item["id"] for item in record["segments_info"]])
-    assert np.array_equal(result["instances"].gt_masks.numpy(), expected)
+    assert np.array_equal(result["instances"].gt_masks.tensor.numpy(), expected)
     assert result["instances"].gt_classes.tolist() == [item["category_id"] for item in record["segments_info"]]
     image = read_image(record["file_name"], "RGB")
     assert np.array_equal(result["image"].numpy(), image.transpose(2, 0, 1))
@@ -103,7 +103,7 @@ def test_flip_keeps_masks_aligned(record: dict) -> None:
 
     plain, flipped = mapped(), mapped(HFlipTransform(record["width"]))
     assert torch.equal(flipped["image"], plain["image"].flip(2))
-    assert torch.equal(flipped["instances"].gt_masks, plain["instances"].gt_masks.flip(2))
+    assert torch.equal(flipped["instances"].gt_masks.tensor, plain["instances"].gt_masks.tensor.flip(2))
     assert torch.equal(flipped["instances"].gt_classes, plain["instances"].gt_classes)
 
 
@@ -125,7 +125,7 @@ def test_random_geometry_moves_image_and_masks_alike(cfg: CfgNode, tmp_path: Pat
     np.random.seed(1)
     for _ in range(20):
         result = mapper(record)
-        masks = dict(zip(result["instances"].gt_classes.tolist(), result["instances"].gt_masks, strict=True))
+        masks = dict(zip(result["instances"].gt_classes.tolist(), result["instances"].gt_masks.tensor, strict=True))
         bright = result["image"][0] > 200
         assert (bright != masks.get(0, torch.zeros_like(bright))).float().mean() < 0.06
 
@@ -138,9 +138,9 @@ def test_padding_to_size_divisibility(cfg: CfgNode, record: dict, caplog: pytest
     assert result["image"].shape == (3, 128, 128)
     assert (result["image"][:, height:] == 128).all()
     assert (result["image"][:, :, width:] == 128).all()
-    assert result["instances"].gt_masks.shape[1:] == (128, 128)
+    assert result["instances"].gt_masks.tensor.shape[1:] == (128, 128)
     assert result["instances"].image_size == (128, 128)
-    assert not result["instances"].gt_masks[:, height:].any()
+    assert not result["instances"].gt_masks.tensor[:, height:].any()
     assert "SIZE_DIVISIBILITY" not in caplog.text
 
     cfg.INPUT.SIZE_DIVISIBILITY = 48
@@ -159,14 +159,14 @@ def test_crop_limits_the_share_of_a_category(cfg: CfgNode, record: dict) -> None
     cfg.INPUT.COLOR_AUG_SSD = True
     result = build_mapper(cfg, True)(record)
     assert result["image"].shape == (3, 32, 32)
-    assert result["instances"].gt_masks.shape[1:] == (32, 32)
+    assert result["instances"].gt_masks.tensor.shape[1:] == (32, 32)
 
 
 def test_zero_area_masks_are_dropped_after_cropping(record: dict) -> None:
     mapper = MaskFormerPanopticDatasetMapper(is_train=True, augmentations=[CropTransform(0, 0, 4, 4)])
     instances = mapper(record)["instances"]
     assert 1 <= len(instances) < len(record["segments_info"])
-    assert instances.gt_masks.flatten(1).any(dim=1).all()
+    assert instances.gt_masks.tensor.flatten(1).any(dim=1).all()
 
 
 def test_image_without_segments(cfg: CfgNode, record: dict, tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_image_without_segments(cfg: CfgNode, record: dict, tmp_path: Path) -> N
     Image.new("RGB", (record["width"], record["height"])).save(empty)
     result = build_mapper(cfg, True)({**record, "pan_seg_file_name": str(empty), "segments_info": []})
     assert len(result["instances"]) == 0
-    assert result["instances"].gt_masks.shape == (0, 64, 64)
+    assert result["instances"].gt_masks.tensor.shape == (0, 64, 64)
 
 
 def test_test_time_needs_no_annotations(cfg: CfgNode, record: dict) -> None:
@@ -227,7 +227,7 @@ def test_semantic_mapper_reads_16_bits_and_its_data_set(cfg: CfgNode, record: di
         cfg.INPUT.SIZE_DIVISIBILITY = 128
         instances = build_mapper(cfg, True)(record)["instances"]
         assert instances.gt_classes.tolist() == [2, 300]
-        assert instances.gt_masks.sum(dim=(1, 2)).tolist() == [10 * record["width"]] * 2
+        assert instances.gt_masks.tensor.sum(dim=(1, 2)).tolist() == [10 * record["width"]] * 2
 
         labels[0, 0] = 301
         Image.fromarray(labels).save(tmp_path / "labels.tif")
@@ -275,7 +275,7 @@ def test_instance_mapper_agrees_with_the_panoptic_one(cfg: CfgNode, panoptic_set
     panoptic = build_mapper(cfg, True)(record)["instances"]
     things = panoptic[panoptic.gt_classes < len(THING_IDS)]
     assert torch.equal(instances.gt_classes, things.gt_classes)
-    assert torch.equal(instances.gt_masks, things.gt_masks)
+    assert torch.equal(instances.gt_masks.tensor, things.gt_masks.tensor)
 
 
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason=f"no COCO images in {REAL_DATA}")
@@ -302,5 +302,5 @@ def test_real_images(cfg: CfgNode, name: str) -> None:
         kept = [item for item in record["segments_info"] if not item["iscrowd"]]
         if name == "mask_former_panoptic":
             assert instances.gt_classes.tolist() == [item["category_id"] for item in kept]
-            assert instances.gt_masks.sum(dim=(1, 2)).tolist() == [item["area"] for item in kept]
+            assert instances.gt_masks.tensor.sum(dim=(1, 2)).tolist() == [item["area"] for item in kept]
         assert len(instances) <= len(kept)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pycocotools import mask as mask_api
 
 from mask2former.d2.data import DatasetCatalog, MetadataCatalog
@@ -191,13 +192,14 @@ def instance_dicts(
         if annotation["category_id"] not in contiguous_ids:
             category = annotation["category_id"]
             raise DataError(f"{where}: unknown category id {category}; known are {first_few(contiguous_ids)}")
+        segmentation = _check_segmentation(annotation.get("segmentation"), where)
         dicts[annotation["image_id"]]["annotations"].append(
             {
-                "bbox": annotation["bbox"],
+                "bbox": annotation["bbox"] if "bbox" in annotation else _box(segmentation),
                 "bbox_mode": BoxMode.XYWH_ABS,
                 "category_id": contiguous_ids[annotation["category_id"]],
                 "iscrowd": annotation.get("iscrowd", 0),
-                "segmentation": _check_segmentation(annotation.get("segmentation"), where),
+                "segmentation": segmentation,
             }
         )
     return list(dicts.values())
@@ -222,6 +224,15 @@ def _convert_segments(annotation: Mapping[str, Any], source: str, metadata: Mapp
             {**segment, "category_id": contiguous, "isthing": isthing, "iscrowd": segment.get("iscrowd", 0)}
         )
     return segments
+
+
+def _box(segmentation: Any) -> list[float]:
+    """The smallest (x, y, width, height) around a mask."""
+    if isinstance(segmentation, Mapping):
+        return mask_api.toBbox(segmentation).tolist()
+    corners = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in segmentation] or [np.zeros((1, 2))])
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    return [*low.tolist(), *(high - low).tolist()]
 
 
 def _check_segmentation(segmentation: Any, where: str) -> Any:

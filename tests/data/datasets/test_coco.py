@@ -11,7 +11,7 @@ from pycocotools import mask as mask_api
 from mask2former.d2.data import DatasetCatalog, MetadataCatalog
 from mask2former.d2.structures import BoxMode
 from mask2former.data.datasets import dataset_metadata, register_coco_instances, register_coco_panoptic
-from mask2former.data.datasets.coco import register_coco
+from mask2former.data.datasets.coco import instance_dicts, register_coco
 from mask2former.data.datasets.shapes import CATEGORIES, STUFF_IDS, THING_IDS
 from mask2former.data.images import DataError
 
@@ -243,3 +243,13 @@ def test_builtin_names_and_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     finally:
         for name, (function, metadata) in saved.items():
             DatasetCatalog[name], MetadataCatalog[name] = function, metadata
+
+
+def test_a_missing_box_is_that_of_the_mask(tmp_path: Path) -> None:
+    mask = np.zeros((20, 30), dtype=np.uint8, order="F")
+    mask[4:9, 7:19] = 1
+    shapes = [mask_api.encode(mask), [[2, 3, 12, 3, 12, 8], [20, 5, 22, 5, 22, 15]]]
+    annotations = [{"id": i, "image_id": 1, "category_id": 1, "segmentation": shape} for i, shape in enumerate(shapes)]
+    content = {"images": [{"id": 1, "file_name": "a.png", "height": 20, "width": 30}], "annotations": annotations}
+    (record,) = instance_dicts(content, "x.json", image_root=tmp_path, contiguous_ids={1: 0})
+    assert [item["bbox"] for item in record["annotations"]] == [[7, 4, 12, 5], [2, 3, 20, 12]]

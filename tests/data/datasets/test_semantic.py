@@ -66,7 +66,7 @@ def test_it_trains(root: Path) -> None:
     register(root)
     mapped = build_mapper(mapper_cfg(), True)(DatasetCatalog.get("own")[0])
     assert mapped["instances"].gt_classes.tolist() == [0, 1]
-    assert mapped["instances"].gt_masks.sum(dim=(1, 2)).tolist() == [8 * 4, 8]
+    assert mapped["instances"].gt_masks.tensor.sum(dim=(1, 2)).tolist() == [8 * 4, 8]
 
 
 def test_suffixes_and_one_folder_for_all(root: Path) -> None:
@@ -142,7 +142,7 @@ def test_sixteen_bits(root: Path) -> None:
     register(root, classes=classes, ignore_label=65535, label_suffix=".tif")
     mapped = build_mapper(mapper_cfg(), True)(DatasetCatalog.get("own")[0])
     assert mapped["instances"].gt_classes.tolist() == [0, 255, 846]
-    assert mapped["instances"].gt_masks.sum(dim=(1, 2)).tolist() == [8 * 3, 8, 8]
+    assert mapped["instances"].gt_masks.tensor.sum(dim=(1, 2)).tolist() == [8 * 3, 8, 8]
 
 
 def write_bomb(path: Path) -> None:

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from mask2former.modeling import masks as masks_module
+from mask2former.modeling.masks import PackedMasks
+from mask2former.modeling.points import sample_points
+
+
+def dense(count: int, height: int = 11, width: int = 13) -> Tensor:
+    return torch.rand(count, height, width, generator=torch.Generator().manual_seed(count)) < 0.4
+
+
+@pytest.mark.parametrize("count", [0, 1, 8, 19])
+def test_packing_is_lossless(count: int) -> None:
+    masks = dense(count)
+    for same in (masks, masks.float(), masks.to(torch.uint8)):
+        packed = PackedMasks.pack(same)
+        assert packed.planes.shape == ((count + 7) // 8, 11, 13)
+        assert len(packed) == count
+        assert torch.equal(packed.tensor, masks)
+    assert PackedMasks.pack(packed) is packed
+
+
+def test_masks_are_chosen_as_from_bit_masks() -> None:
+    masks = dense(19)
+    packed = PackedMasks.pack(masks)
+    for item in (slice(3, 12), [4, 4, 18], torch.tensor([9, 0]), masks[:, 0, 0]):
+        assert torch.equal(packed[item].tensor, masks[item])
+        assert packed[item].planes is packed.planes
+    assert torch.equal(packed[7].tensor, masks[7:8])
+    assert torch.equal(packed[3:12][[1, 2]].tensor, masks[[4, 5]])
+
+
+def test_padding_is_empty() -> None:
+    masks = dense(9)
+    padded = PackedMasks.pack(masks).padded(16, 20)
+    assert padded.image_size == (16, 20)
+    assert torch.equal(padded.tensor[:, :11, :13], masks)
+    assert padded.tensor.sum() == masks.sum()
+
+
+@pytest.mark.parametrize("decoded_pixels", [1, 3 * 11 * 13, 10**9])
+@pytest.mark.parametrize("count", [0, 1, 10])
+def test_sampling_equals_that_of_float_masks(monkeypatch: pytest.MonkeyPatch, count: int, decoded_pixels: int) -> None:
+    monkeypatch.setattr(masks_module, "_DECODED_PIXELS", decoded_pixels)
+    masks = dense(count)
+    packed = PackedMasks.pack(masks)
+    points = torch.rand(count, 50, 2, generator=torch.Generator().manual_seed(5)) * 1.2 - 0.1  # some outside
+    assert torch.equal(packed.sample(points), sample_points(masks[:, None].float(), points)[:, 0])
+    if count:
+        shared = packed.sample(points[0])
+        assert torch.equal(shared, sample_points(masks[:, None].float(), points[:1].expand(count, -1, -1))[:, 0])
+
+
+def test_wrong_planes_are_named() -> None:
+    with pytest.raises(ValueError, match=r"uint8 \(G, H, W\), not torch.bool \(2, 3\)"):
+        PackedMasks(torch.zeros(2, 3, dtype=torch.bool))
