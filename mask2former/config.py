@@ -152,7 +152,7 @@ def _add_mask_former(cfg: CfgNode) -> None:
         SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE=False,
         # What making the outputs of an image may take beside the predictions and the outputs themselves, in MiB.
         # Images are done in parts that fit; the results are the same, and larger parts are not faster on a CPU.
-        MAX_MEMORY_MB=64,
+        MAX_MEMORY_MB=32,
         # For large images, and for evaluation: `sem_seg` is labels (height, width) in place of scores, and
         # `instances.pred_masks` is PackedMasks, one bit a pixel. Test-time augmentation averages scores all the same.
         COMPACT_OUTPUTS=False,
