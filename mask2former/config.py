@@ -159,7 +159,7 @@ def _add_mask_former(cfg: CfgNode) -> None:
         PRECISION="float32",
         # What making the outputs of an image may take beside the predictions and the outputs themselves, in MiB.
         # Images are done in parts that fit; the results are the same, and larger parts are not faster on a CPU.
-        MAX_MEMORY_MB=64,
+        MAX_MEMORY_MB=32,
         # For large images, and for evaluation: `sem_seg` is labels (height, width) in place of scores, and
         # `instances.pred_masks` is PackedMasks, one bit a pixel. Test-time augmentation averages scores all the same.
         COMPACT_OUTPUTS=False,

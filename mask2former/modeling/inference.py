@@ -22,7 +22,7 @@ from mask2former.d2.structures import Boxes, Instances
 from .mask_rows import Masks, OutputMasks, Size, sigmoid
 from .packed_masks import PackedMasks, pack_bits
 
-MAX_BYTES = 64 * 2**20
+MAX_BYTES = 32 * 2**20
 """What working on some rows may take by default."""
 
 

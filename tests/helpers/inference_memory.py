@@ -76,5 +76,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("height", type=int)
     parser.add_argument("width", type=int)
-    parser.add_argument("--max-memory-mb", type=int, default=64)
+    parser.add_argument("--max-memory-mb", type=int, default=32)
     sys.stdout.write(json.dumps(peaks(**vars(parser.parse_args()))) + "\n")
