@@ -91,7 +91,10 @@ def report_flops(model: nn.Module, images: Iterable[Inputs]) -> str:
     """A table of the FLOPs of the model and its parts, by kind of operation, averaged over the images."""
     from fvcore.nn import FlopCountAnalysis
 
-    handles: dict[str, Handle] = {"aten::scaled_dot_product_attention": attention_flops}
+    handles: dict[str, Handle] = {
+        "aten::scaled_dot_product_attention": attention_flops,
+        "aten::mm": product_flops,
+    }
     return _report(model, images, FlopCountAnalysis, handles, "GFLOPs", 1e9)
 
 
@@ -125,6 +128,12 @@ def attention_flops(inputs: Sequence[Any], outputs: Sequence[Any]) -> float:
     query, value = inputs[0].type().sizes(), inputs[2].type().sizes()  # (B, heads, Q, D), (B, heads, K, D')
     batch, heads, num_queries, width = query
     return float(batch * heads * num_queries * value[2] * (width + value[3]))
+
+
+def product_flops(inputs: Sequence[Any], outputs: Sequence[Any]) -> float:
+    """Multiply-adds of a product of two matrices, also where a third input takes its result."""
+    (rows, inner), (_, columns) = (matrix.type().sizes() for matrix in inputs[:2])
+    return float(rows * inner * columns)
 
 
 def output_elements(inputs: Sequence[Any], outputs: Sequence[Any]) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from mask2former.data.images import write_atomic
-from mask2former.modeling.packed_masks import PackedMasks
+from mask2former.modeling.masks import PackedMasks
 
 
 def model_output(output: dict[str, Any], key: str, switch: str) -> Any:

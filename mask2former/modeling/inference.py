@@ -20,7 +20,7 @@ from torch import Tensor
 from mask2former.d2.structures import Boxes, Instances
 
 from .mask_rows import Masks, OutputMasks, Size, sigmoid
-from .packed_masks import PackedMasks, pack_bits
+from .masks import PackedMasks, pack_planes
 
 MAX_BYTES = 32 * 2**20
 """What working on some rows may take by default."""
@@ -284,7 +284,8 @@ class InstanceTask:
         self.queries, self._query = (pairs // num_classes).unique(return_inverse=True)
         self._size, self._packed = size, packed
         count, (height, width) = len(self.queries), size
-        shape, dtype = ((count, height, -(-width // 8)), torch.uint8) if packed else ((count, *size), torch.bool)
+        # Masks or, if packed, planes of eight.
+        shape, dtype = ((-(-count // 8), *size), torch.uint8) if packed else ((count, *size), torch.bool)
         self._masks = _empty(shape, dtype, device)
         self._areas = torch.zeros(count, height, dtype=torch.int64, device=device)
         self._sums = scores.new_zeros(count, height)
@@ -292,10 +293,8 @@ class InstanceTask:
 
     def add(self, rows: slice, logits: Tensor, probabilities: Tensor) -> None:
         if self._packed:
-            width = logits.shape[2]
-            padded = torch.zeros(*logits.shape[:2], width + -width % 8, dtype=torch.bool, device=logits.device)
-            inside = torch.gt(logits, 0, out=padded[:, :, :width])
-            self._masks[:, rows] = pack_bits(padded)
+            inside = logits > 0
+            self._masks[:, rows] = pack_planes(inside)
         else:
             inside = torch.gt(logits, 0, out=self._masks[:, rows])
         self._areas[:, rows] = inside.sum(dim=2)
@@ -309,7 +308,7 @@ class InstanceTask:
         query = self._query[order]
         masks: Tensor | PackedMasks
         if self._packed:
-            masks = PackedMasks(self._masks, self._size, query)
+            masks = PackedMasks(self._masks, query)
         else:
             masks = _empty((len(query), *self._size), torch.bool, query.device)
             torch.index_select(self._masks, 0, query, out=masks)

@@ -1,9 +1,11 @@
-"""Target masks as bits, so that an image may have a thousand of them."""
+"""Masks as bits, so that an image may have a thousand targets, or a hundred instances of twenty million pixels."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, overload
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,10 +19,13 @@ _DECODED_PIXELS = 2**21
 
 
 class PackedMasks:
-    """Masks of one image, eight to a byte.
+    """Masks of one image, eight to a byte: `gt_masks` of what mappers give, `pred_masks` of compact outputs.
 
     Mask `t` is bit `ids[t] % 8` of plane `ids[t] // 8`, so that choosing masks copies none, and moving, resizing or
-    padding planes does the same to eight masks at once.
+    padding planes does the same to eight masks at once. Several masks may be the same bit.
+
+    A number as index gives the mask, bool (H, W), as does iteration; slices, lists and index or bool tensors give the
+    masks chosen, still packed. `tensor` unpacks all.
 
     Args:
         planes: uint8 (G, H, W).
@@ -38,19 +43,36 @@ class PackedMasks:
         """Pack masks (T, H, W), bool or {0, 1}; packed ones are returned as they are."""
         if isinstance(masks, PackedMasks):
             return masks
-        count, height, width = masks.shape
-        planes = torch.zeros((count + 7) // 8, height, width, dtype=torch.uint8, device=masks.device)
-        for bit in range(min(8, count)):
-            of_bit = masks[bit::8]
-            planes[: len(of_bit)] |= of_bit.to(torch.uint8) << bit
-        return PackedMasks(planes, torch.arange(count, device=masks.device))
+        return PackedMasks(pack_planes(masks), torch.arange(len(masks), device=masks.device))
+
+    @staticmethod
+    def cat(parts: Sequence[PackedMasks]) -> PackedMasks:
+        """Join masks of one size."""
+        if len({part.image_size for part in parts}) != 1:
+            raise ValueError(f"masks to be joined differ in size: {sorted({part.image_size for part in parts})}")
+        starts = np.cumsum([0] + [8 * len(part.planes) for part in parts[:-1]]).tolist()
+        ids = torch.cat([part.ids + start for part, start in zip(parts, starts, strict=True)])
+        return PackedMasks(torch.cat([part.planes for part in parts]), ids)
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, item: int | slice | list[int] | Tensor) -> PackedMasks:
-        """Choose masks, as with Detectron2's BitMasks: an index gives one mask, not none of its dimensions."""
-        return PackedMasks(self.planes, self.ids[item].reshape(-1))
+    @overload
+    def __getitem__(self, item: int) -> Tensor: ...
+
+    @overload
+    def __getitem__(self, item: slice | list[int] | Tensor) -> PackedMasks: ...
+
+    def __getitem__(self, item: int | slice | list[int] | Tensor) -> Tensor | PackedMasks:
+        ids = self.ids[item]
+        return PackedMasks(self.planes, ids) if ids.ndim else self._unpacked(ids[None]).squeeze(0)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for one in self.ids.split(1):
+            yield self._unpacked(one).squeeze(0)
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self.tensor.cpu().numpy(), dtype=dtype)
 
     def __repr__(self) -> str:
         return f"PackedMasks(num_instances={len(self)}, image_size={self.image_size})"
@@ -61,6 +83,11 @@ class PackedMasks:
         return self.planes.shape[1], self.planes.shape[2]
 
     @property
+    def shape(self) -> tuple[int, int, int]:
+        """T, H, W."""
+        return len(self), *self.image_size
+
+    @property
     def device(self) -> torch.device:
         """Where the masks are."""
         return self.planes.device
@@ -68,11 +95,15 @@ class PackedMasks:
     @property
     def tensor(self) -> Tensor:
         """The masks unpacked, bool (T, H, W)."""
-        return self._bits(self.ids).bool()
+        return self._unpacked(self.ids)
 
     def to(self, *args: Any, **kwargs: Any) -> PackedMasks:
         """The masks on another device; arguments are those of `Tensor.to`."""
         return PackedMasks(self.planes.to(*args, **kwargs), self.ids.to(*args, **kwargs))
+
+    def cpu(self) -> PackedMasks:
+        """The masks in main memory."""
+        return self.to("cpu")
 
     def pin_memory(self) -> PackedMasks:
         """The masks in memory that a GPU copies from without the host waiting."""
@@ -100,14 +131,24 @@ class PackedMasks:
         values = torch.empty(len(self), points.shape[-2], device=self.device)
         for start in range(0, len(self), chunk):
             part = slice(start, start + chunk)
-            masks = self._bits(self.ids[part]).float()
+            masks = self._unpacked(self.ids[part]).float()
             if points.ndim == 2:
                 values[part] = sample_shared_points(masks, points)
             else:
                 values[part] = sample_points(masks.unsqueeze(1), points[part]).squeeze(1)
         return values
 
-    def _bits(self, ids: Tensor) -> Tensor:
-        """Unpack masks: (N,) to uint8 {0, 1} (N, H, W)."""
-        shifts = (ids % 8).to(torch.uint8)[:, None, None]
-        return (self.planes[ids // 8] >> shifts) & 1
+    def _unpacked(self, ids: Tensor) -> Tensor:
+        """Unpack masks: (N,) to bool (N, H, W)."""
+        bits = torch.ones_like(ids, dtype=torch.uint8) << (ids % 8).to(torch.uint8)
+        return (self.planes[ids // 8] & bits[:, None, None]) != 0
+
+
+def pack_planes(masks: Tensor) -> Tensor:
+    """Pack masks (T, H, W), bool or {0, 1}, into planes uint8 (ceil(T / 8), H, W)."""
+    count, height, width = masks.shape
+    planes = torch.zeros((count + 7) // 8, height, width, dtype=torch.uint8, device=masks.device)
+    for bit in range(min(8, count)):
+        of_bit = masks[bit::8]
+        planes[: len(of_bit)] |= of_bit.to(torch.uint8) << bit
+    return planes

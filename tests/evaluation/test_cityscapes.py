@@ -25,7 +25,7 @@ from mask2former.evaluation.cityscapes_instance import (
 from mask2former.evaluation.cityscapes_labels import LABELS
 from mask2former.evaluation.cityscapes_semantic import CityscapesSemSegEvaluator
 from mask2former.evaluation.panoptic import COCOPanopticEvaluator
-from mask2former.modeling.packed_masks import PackedMasks
+from mask2former.modeling.masks import PackedMasks
 from tests.helpers.panoptic import CATEGORIES, disturb, random_panoptic
 
 SIZE = (96, 128)
@@ -271,7 +271,7 @@ def test_compact_outputs_give_the_same_results(make_frames: Callable) -> None:
 
 
 def packed(instances: Instances) -> Instances:
-    fields = {**instances.get_fields(), "pred_masks": PackedMasks.from_masks(instances.pred_masks)}
+    fields = {**instances.get_fields(), "pred_masks": PackedMasks.pack(instances.pred_masks)}
     return Instances(instances.image_size, **fields)
 
 

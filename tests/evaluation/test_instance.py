@@ -19,7 +19,7 @@ from mask2former.d2.data import MetadataCatalog
 from mask2former.d2.structures import Instances
 from mask2former.evaluation.ground_truth import encode_annotation
 from mask2former.evaluation.instance import InstanceSegEvaluator
-from mask2former.modeling.packed_masks import PackedMasks
+from mask2former.modeling.masks import PackedMasks
 from tests.helpers.panoptic import CATEGORIES, CLASS_OF, random_panoptic
 
 MakeDataset = Callable[..., str]
@@ -229,7 +229,7 @@ def test_packed_masks_give_the_same_results(make_dataset: MakeDataset, tmp_path:
         feed(evaluator, predictions)
         results.append(evaluator.evaluate())
         for predicted in predictions.values():
-            predicted.pred_masks = PackedMasks.from_masks(torch.as_tensor(np.asarray(predicted.pred_masks)))
+            predicted.pred_masks = PackedMasks.pack(torch.as_tensor(np.asarray(predicted.pred_masks)))
     assert results[0] is not None
     assert results[0]["segm"]["AP"] > 0
     assert results[0]["segm"] == pytest.approx(results[1]["segm"], nan_ok=True)  # type: ignore[index]

@@ -26,7 +26,7 @@ from mask2former.modeling.inference import (
     semantic_inference,
 )
 from mask2former.modeling.mask_rows import OutputMasks
-from mask2former.modeling.packed_masks import PackedMasks
+from mask2former.modeling.masks import PackedMasks
 from tests.helpers import golden, inference_memory
 
 THINGS = {0, 1, 2}

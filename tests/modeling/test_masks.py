@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from mask2former.d2.structures import Instances
 from mask2former.modeling import masks as masks_module
 from mask2former.modeling.masks import PackedMasks
 from mask2former.modeling.points import sample_points
@@ -30,8 +32,31 @@ def test_masks_are_chosen_as_from_bit_masks() -> None:
     for item in (slice(3, 12), [4, 4, 18], torch.tensor([9, 0]), masks[:, 0, 0]):
         assert torch.equal(packed[item].tensor, masks[item])
         assert packed[item].planes is packed.planes
-    assert torch.equal(packed[7].tensor, masks[7:8])
+    assert torch.equal(packed[7], masks[7])
+    assert torch.equal(packed[-1], masks[-1])
+    assert torch.equal(torch.stack(list(packed)), masks)
+    assert np.array_equal(np.asarray(packed), masks.numpy())
+    assert torch.equal(torch.ones(11, 13)[packed[2]], torch.ones(11, 13)[masks[2]])
+    with pytest.raises(IndexError):
+        packed[19]
     assert torch.equal(packed[3:12][[1, 2]].tensor, masks[[4, 5]])
+
+
+def test_masks_are_a_field_of_instances() -> None:
+    wanted = dense(4)
+    instances = Instances((11, 13), pred_masks=PackedMasks.pack(wanted), scores=torch.arange(4.0))
+    for item in (torch.tensor([3, 1]), instances.scores > 0, slice(1, 3), [0, 0]):
+        chosen = instances[item]
+        assert torch.equal(chosen.pred_masks.tensor, wanted[item])
+        assert len(chosen) == len(chosen.pred_masks)
+    assert instances[:0].pred_masks.tensor.shape == instances[:0].pred_masks.shape == (0, 11, 13)
+    both = Instances.cat([instances[:1], instances.to("cpu")])
+    assert torch.equal(both.pred_masks.tensor, wanted[[0, 0, 1, 2, 3]])
+
+
+def test_masks_of_different_sizes_are_not_joined() -> None:
+    with pytest.raises(ValueError, match=r"differ in size: \[\(11, 12\), \(11, 13\)\]"):
+        PackedMasks.cat([PackedMasks.pack(dense(4)), PackedMasks.pack(dense(4, width=12))])
 
 
 def test_padding_is_empty() -> None:
