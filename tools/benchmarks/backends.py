@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,29 +16,38 @@ from mask2former import ops
 from mask2former.ops import reference
 
 VARIABLE = "MASK2FORMER_OPS"
+REFERENCE = "reference"
 COMPILED = ("compiled", "triton")
+
+logger = logging.getLogger(__name__)
 
 Op = Callable[..., Tensor]
 
 
-def implementations(device: torch.device) -> dict[str, Op]:
-    """Return the backends that work on a device, by name; the reference first."""
-    found: dict[str, Op] = {"reference": reference.ms_deform_attn}
-    for name in COMPILED:
-        if _works(name, device):
-            found[name] = partial(_call, name)
-    return found
+def implementations(device: torch.device, wanted: str | None = None) -> dict[str, Op]:
+    """Return the reference, and the backend that is wanted or else the first that works on the device, by name.
 
+    Not more than these: a process has one implementation of the op for a device.
 
-def _works(name: str, device: torch.device) -> bool:
-    backend: Any = getattr(ops, "backend", None)
-    if backend is None:
-        return False
-    with _chosen(name):
+    Raises:
+        RuntimeError: if the backend that is wanted does not work; the text says why.
+    """
+    found: dict[str, Op] = {REFERENCE: reference.ms_deform_attn}
+    choose: Any = getattr(ops, "backend", None)
+    if choose is None:
+        return found
+    for name in COMPILED if wanted is None else (wanted,):
         try:
-            return backend(device) == name
-        except RuntimeError:  # it says why it cannot be had
-            return False
+            with _chosen(name):
+                choose(device)
+        except RuntimeError as error:
+            if wanted is not None:
+                raise
+            logger.warning("%s", error)
+        else:
+            found[name] = partial(_call, name)
+            break
+    return found
 
 
 def _call(name: str, *arguments: Any) -> Tensor:

@@ -18,11 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from tools.analyze_model import count_flops
-from tools.benchmarks.machine import matmul_size
+from tools.benchmarks.machine import matmul_size, matrix_products
 from tools.benchmarks.memory import peak_memory
 from tools.benchmarks.models import (
     DTYPES,
     TASKS,
+    at_precision,
     autocast,
     compare_logits,
     kept_queries,
@@ -90,8 +91,8 @@ class _Comparison:
                 functions[f"transformers {name} {dtype}"] = partial(_forward, model, pixels, dtype)
         n = matmul_size(self.device, quick=self.args.quick)
         for dtype in self.args.dtype:
-            matrix = torch.ones(n, n, dtype=DTYPES[dtype], device=self.device)
-            functions[f"matmul {dtype}"] = partial(torch.mm, matrix, matrix)
+            for name, product in matrix_products(n, self.device, DTYPES[dtype]).items():
+                functions[f"{name} {dtype}"] = product
         samples = self._in_turn(functions, size_name(self.size))
         rows = [row for key in ours for row in self._rows_of_ours(*key, samples, n)]
         for name in self.theirs:
@@ -109,7 +110,7 @@ class _Comparison:
         figures = {
             "GFLOPs": flops / 1e9,
             "GFLOP/s": flops / median(seconds) / 1e9,
-            "matmul GFLOP/s": n**3 / min(samples[f"matmul {dtype}"]) / 1e9,
+            "matmul GFLOP/s": n**3 / min(samples[f"mm {dtype}"] + samples[f"conv {dtype}"]) / 1e9,
             "queries kept": float(kept_queries(self.models[name], self.image)),
         }
         figures["roofline %"] = 100 * figures["GFLOP/s"] / figures["matmul GFLOP/s"]
@@ -165,7 +166,7 @@ class _Comparison:
 @torch.no_grad()
 def predict(model: nn.Module, image: Tensor, dtype: str, tasks: str) -> list[dict[str, Any]]:
     """Segment an image (3, H, W) end to end, for one task or "all"."""
-    with autocast(next(model.parameters()).device, dtype):
+    with at_precision(model, dtype):
         return _with_tasks(model, tasks)([{"image": image}])
 
 

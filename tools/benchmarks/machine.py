@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
 from tools.benchmarks.timing import in_turn
 
@@ -58,6 +60,16 @@ def copy_bandwidth(device: torch.device, *, quick: bool = False) -> float:
 def matmul_size(device: torch.device, *, quick: bool = False) -> int:
     """Return the side of the square matrices whose product measures what the machine can do at best."""
     return 128 if quick else 8192 if device.type == "cuda" else 2048
+
+
+def matrix_products(n: int, device: torch.device, dtype: torch.dtype) -> dict[str, Callable[[], object]]:
+    """Return a product of two matrices n x n, n a multiple of 32, as PyTorch computes it in two ways.
+
+    They come from different libraries, and which one is faster depends on the processor.
+    """
+    matrix = torch.ones(n, n, dtype=dtype, device=device)
+    image, kernel = matrix.view(1, n, 32, n // 32), matrix.view(n, n, 1, 1)
+    return {"mm": lambda: torch.mm(matrix, matrix), "conv": lambda: F.conv2d(image, kernel)}
 
 
 def _cpu_model() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -38,6 +38,10 @@ _TINY: list[Any] = [
 ]
 # Spread of class logits at which most queries are sure of their class, as trained ones are.
 _SPREAD = 20.0
+# Of what each layer adds to the queries, so that they stay as different as they begin.
+_BRANCH_SCALE = 0.1
+_MASK_SHARE = 0.04
+"""Of an image, that a query's mask covers on average."""
 _KEPT = 30
 """Queries whose class is not "no object": about as many as trained models keep of 100 on images of COCO."""
 
@@ -88,12 +92,19 @@ def import_transformers() -> None:
 
 @torch.no_grad()
 def make_sure(model: nn.Module, image: Tensor) -> None:
-    """Scale the class head so that about `_KEPT` queries are sure of a class, and the others of "no object".
+    """Change random weights so that predictions for an image are like a trained model's.
 
-    Random weights are sure of nothing: no segment would pass the thresholds, and post-processing would cost nothing.
+    About `_KEPT` queries are sure of a class and the others of "no object", and masks cover a small part of the image.
+    With random weights all queries end up alike, sure of nothing, and with masks of half the image: no segment would
+    pass the thresholds, and post-processing would cost nothing.
     """
-    head: Any = model
-    head = head.sem_seg_head.predictor.class_embed
+    ours: Any = model
+    predictor = ours.sem_seg_head.predictor
+    for name, weight in predictor.named_parameters():
+        if name.startswith("transformer_") and name.endswith(("out_proj.weight", "linear2.weight")):
+            weight *= _BRANCH_SCALE
+    _shrink_masks(ours, image)
+    head = predictor.class_embed
     logits = our_logits(model, image)["pred_logits"][0].float()
     scale = _SPREAD / (logits - head.bias).std()
     head.weight *= scale
@@ -101,6 +112,15 @@ def make_sure(model: nn.Module, image: Tensor) -> None:
     margins = (logits[:, :-1].amax(dim=1) - logits[:, -1]).sort(descending=True).values
     kept = min(_KEPT, len(margins) // 2)
     head.bias[-1] += margins[kept - 1 : kept + 1].mean()
+
+
+def _shrink_masks(ours: Any, image: Tensor) -> None:
+    """Lower all mask logits, through the part that the embeddings of all pixels have in common."""
+    masks = our_logits(ours, image)["pred_masks"].flatten().float()
+    threshold = masks.kthvalue(int((1 - _MASK_SHARE) * len(masks))).values
+    embeddings = ours.sem_seg_head.pixel_decoder.forward_features(ours.backbone(normalized(ours, image))).mask_features
+    common = embeddings.float().mean(dim=(0, 2, 3))
+    ours.sem_seg_head.predictor.mask_embed.layers[-1].bias -= threshold * common / common.square().sum()
 
 
 @torch.no_grad()
@@ -147,3 +167,12 @@ def compare_logits(ours: nn.Module, theirs: nn.Module, image: Tensor) -> float:
 def autocast(device: torch.device, dtype: str) -> AbstractContextManager:
     """Return the context in which a model runs in a dtype of `DTYPES`: autocast, or nothing for fp32."""
     return Precision(device.type, None if dtype == "fp32" else DTYPES[dtype]).autocast()
+
+
+def at_precision(model: nn.Module, dtype: str) -> AbstractContextManager:
+    """Return the context in which our model predicts as with MODEL.MASK_FORMER.TEST.PRECISION."""
+    ours: Any = model
+    if not hasattr(model, "test_dtype"):
+        return autocast(ours.device, dtype)
+    ours.test_dtype = None if dtype == "fp32" else DTYPES[dtype]
+    return nullcontext()

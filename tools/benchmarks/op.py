@@ -1,4 +1,4 @@
-"""The deformable attention op: time of each backend, and how close it comes to the machine's copy bandwidth.
+"""The deformable attention op: time of the backends, and how close it comes to the machine's copy bandwidth.
 
 Unavoidable traffic, in bytes: value, locations, weights and output once for the forward pass; for the backward pass
 the gradient of the output, the three inputs again, and their gradients. Sampling points lie a few pixels around
@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tools.benchmarks.backends import implementations
+from tools.benchmarks.backends import COMPILED, REFERENCE, implementations
 from tools.benchmarks.machine import copy_bandwidth
 from tools.benchmarks.models import DTYPES
 from tools.benchmarks.results import Row
@@ -27,7 +27,6 @@ from tools.benchmarks.timing import in_turn, ratios
 # B batch, S positions of all levels (and queries), M heads, D head width, L levels, P points
 
 NAME = "op"
-REFERENCE = "reference"
 STRIDES = (8, 16, 32)
 M, D, P = 8, 32, 4
 SPREAD = 3.0
@@ -50,18 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", nargs="+", type=parse_size, default=sizes, metavar="HxW", help="of the image")
     parser.add_argument("--batch", type=int, default=1, help="images (%(default)s); on a GPU take more than its cache")
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=["fp32", "bf16"])
-    parser.add_argument("--backend", nargs="+", metavar="NAME", help="instead of all that work on the device")
+    parser.add_argument("--backend", choices=COMPILED, help="beside the reference; default: the first that works")
 
 
 def run(args: argparse.Namespace) -> list[Row]:
-    """Measure all backends in turn, forward, and forward and backward."""
+    """Measure the backends in turn, forward, and forward and backward."""
     device = torch.device(args.device)
-    backends = implementations(device)
-    if args.backend:
-        unknown = sorted(set(args.backend) - set(backends))
-        if unknown:
-            raise ValueError(f"no backend {', '.join(unknown)} on {device}; there are {', '.join(backends)}")
-        backends = {name: backends[name] for name in dict.fromkeys([REFERENCE, *args.backend])}
+    backends = implementations(device, args.backend)
     bandwidth = copy_bandwidth(device, quick=args.quick)
     rows: list[Row] = []
     for size in args.size:
