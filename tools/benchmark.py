@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(report.describe_run(document), *report.tables(document["rows"]).values(), sep="\n\n")
         if args.json:
             write_document(args.json, document)
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError) as error:
         sys.exit(str(error))
     return 0
 

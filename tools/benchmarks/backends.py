@@ -30,7 +30,7 @@ def implementations(device: torch.device, wanted: str | None = None) -> dict[str
     Not more than these: a process has one implementation of the op for a device.
 
     Raises:
-        RuntimeError: if the backend that is wanted does not work; the text says why.
+        ValueError: if the backend that is wanted does not work; the text says why.
     """
     found: dict[str, Op] = {REFERENCE: reference.ms_deform_attn}
     choose: Any = getattr(ops, "backend", None)
@@ -42,7 +42,7 @@ def implementations(device: torch.device, wanted: str | None = None) -> dict[str
                 choose(device)
         except RuntimeError as error:
             if wanted is not None:
-                raise
+                raise ValueError(str(error)) from error
             logger.warning("%s", error)
         else:
             found[name] = partial(_call, name)

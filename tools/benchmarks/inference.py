@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from tools.analyze_model import count_flops
-from tools.benchmarks.machine import matmul_size, matrix_products
+from tools.benchmarks.machine import PRODUCTS, matmul_size, matrix_products
 from tools.benchmarks.memory import peak_memory
 from tools.benchmarks.models import (
     DTYPES,
@@ -110,10 +110,11 @@ class _Comparison:
         figures = {
             "GFLOPs": flops / 1e9,
             "GFLOP/s": flops / median(seconds) / 1e9,
-            "matmul GFLOP/s": n**3 / min(samples[f"mm {dtype}"] + samples[f"conv {dtype}"]) / 1e9,
             "queries kept": float(kept_queries(self.models[name], self.image)),
         }
-        figures["roofline %"] = 100 * figures["GFLOP/s"] / figures["matmul GFLOP/s"]
+        for product in PRODUCTS:
+            best = n**3 / min(samples[f"{product} {dtype}"]) / 1e9
+            figures |= {f"{product} GFLOP/s": best, f"share of {product} %": 100 * figures["GFLOP/s"] / best}
         if self.args.memory:
             settings = (name, self.args.device, self.args.quick, self.args.opts, self.size, dtype, tasks)
             figures |= peak_memory(

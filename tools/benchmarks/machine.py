@@ -12,9 +12,14 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+import mask2former
 from tools.benchmarks.timing import in_turn
 
 _PACKAGES = ("torch", "torchvision", "timm", "transformers", "numpy", "scipy", "opencv-python-headless")
+
+
+PRODUCTS = ("matmul", "convolution")
+"""Names of `matrix_products`."""
 
 
 def describe_machine(device: torch.device) -> dict[str, str]:
@@ -33,7 +38,7 @@ def describe_machine(device: torch.device) -> dict[str, str]:
 
 def describe_versions() -> dict[str, str]:
     """Return the versions of what is measured and of what it stands on; packages that are missing are left out."""
-    versions = {"mask2former": _commit() or metadata.version("mask2former"), "python": platform.python_version()}
+    versions = {"mask2former": _commit() or mask2former.__version__, "python": platform.python_version()}
     for package in _PACKAGES:
         try:
             versions[package] = metadata.version(package)
@@ -69,7 +74,8 @@ def matrix_products(n: int, device: torch.device, dtype: torch.dtype) -> dict[st
     """
     matrix = torch.ones(n, n, dtype=dtype, device=device)
     image, kernel = matrix.view(1, n, 32, n // 32), matrix.view(n, n, 1, 1)
-    return {"mm": lambda: torch.mm(matrix, matrix), "conv": lambda: F.conv2d(image, kernel)}
+    functions = (lambda: torch.mm(matrix, matrix), lambda: F.conv2d(image, kernel))
+    return dict(zip(PRODUCTS, functions, strict=True))
 
 
 def _cpu_model() -> str:

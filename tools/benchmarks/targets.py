@@ -118,8 +118,8 @@ TARGETS = (
         *(1.1, " s", _scaled_r50, True),
     ),
     Target(
-        "the same, share of the measured matmul rate",
-        *(70, " %", _figure("inference", "roofline %", model="R50", dtype="fp32", tasks="all", **_INFERENCE)),
+        "the same, share of the measured rate of `torch.mm`",
+        *(70, " %", _figure("inference", "share of matmul %", model="R50", dtype="fp32", tasks="all", **_INFERENCE)),
     ),
     Target(
         "training step Swin-T, 2 x 384², 10 instances each, against transformers",
