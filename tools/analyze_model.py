@@ -91,11 +91,15 @@ def report_flops(model: nn.Module, images: Iterable[Inputs]) -> str:
     """A table of the FLOPs of the model and its parts, by kind of operation, averaged over the images."""
     from fvcore.nn import FlopCountAnalysis
 
-    handles: dict[str, Handle] = {
-        "aten::scaled_dot_product_attention": attention_flops,
-        "aten::mm": product_flops,
-    }
-    return _report(model, images, FlopCountAnalysis, handles, "GFLOPs", 1e9)
+    return _report(model, images, FlopCountAnalysis, _FLOP_HANDLES, "GFLOPs", 1e9)
+
+
+@torch.no_grad()
+def count_flops(model: nn.Module, inputs: Inputs) -> dict[str, float]:
+    """FLOPs of the modules of a model for one image, by name; those of the whole are under ""."""
+    from fvcore.nn import FlopCountAnalysis
+
+    return _by_module(_analyse(model, inputs, FlopCountAnalysis, _FLOP_HANDLES))
 
 
 def report_activations(model: nn.Module, images: Iterable[Inputs]) -> str:
@@ -134,6 +138,12 @@ def product_flops(inputs: Sequence[Any], outputs: Sequence[Any]) -> float:
     """Multiply-adds of a product of two matrices, also where a third input takes its result."""
     (rows, inner), (_, columns) = (matrix.type().sizes() for matrix in inputs[:2])
     return float(rows * inner * columns)
+
+
+_FLOP_HANDLES: dict[str, Handle] = {
+    "aten::scaled_dot_product_attention": attention_flops,
+    "aten::mm": product_flops,
+}
 
 
 def output_elements(inputs: Sequence[Any], outputs: Sequence[Any]) -> float:
@@ -179,11 +189,9 @@ def _report(
     operators: Counter[str] = Counter()
     uncounted: Counter[str] = Counter()
     for inputs in images:
-        analysis = analysis_type(_Traceable(model, inputs), (inputs["image"],))
-        analysis.set_op_handle(**handles).tracer_warnings("none")
-        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+        analysis = _analyse(model, inputs, analysis_type, handles)
         totals.append(analysis.total() / scale)
-        modules.update({name.removeprefix("model").lstrip("."): n for name, n in analysis.by_module().items()})
+        modules.update(_by_module(analysis))
         operators.update(analysis.by_operator())
         uncounted = uncounted or analysis.unsupported_ops()
     if not totals:
@@ -198,6 +206,17 @@ def _report(
             f"not counted: {', '.join(f'{name} x{n}' for name, n in sorted(uncounted.items())) or 'nothing'}",
         ]
     )
+
+
+def _analyse(model: nn.Module, inputs: Inputs, analysis_type: Callable[..., Any], handles: dict[str, Handle]) -> Any:
+    """An analysis of fvcore, of the model with one image."""
+    analysis = analysis_type(_Traceable(model, inputs), (inputs["image"],))
+    analysis.set_op_handle(**handles).tracer_warnings("none")
+    return analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+
+
+def _by_module(analysis: Any) -> dict[str, float]:
+    return {name.removeprefix("model").lstrip("."): n for name, n in analysis.by_module().items()}
 
 
 def _is_shown(module: str) -> bool:

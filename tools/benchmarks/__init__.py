@@ -1,0 +1,1 @@
+"""What `tools/benchmark.py` measures: one suite per file, and what they share."""

@@ -1,0 +1,68 @@
+"""The backends of the deformable attention op, side by side."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mask2former import ops
+from mask2former.ops import reference
+
+VARIABLE = "MASK2FORMER_OPS"
+REFERENCE = "reference"
+COMPILED = ("compiled", "triton")
+
+logger = logging.getLogger(__name__)
+
+Op = Callable[..., Tensor]
+
+
+def implementations(device: torch.device, wanted: str | None = None) -> dict[str, Op]:
+    """Return the reference, and the backend that is wanted or else the first that works on the device, by name.
+
+    Not more than these: a process has one implementation of the op for a device.
+
+    Raises:
+        ValueError: if the backend that is wanted does not work; the text says why.
+    """
+    found: dict[str, Op] = {REFERENCE: reference.ms_deform_attn}
+    choose: Any = getattr(ops, "backend", None)
+    if choose is None:
+        return found
+    for name in COMPILED if wanted is None else (wanted,):
+        try:
+            with _chosen(name):
+                choose(device)
+        except RuntimeError as error:
+            if wanted is not None:
+                raise ValueError(str(error)) from error
+            logger.warning("%s", error)
+        else:
+            found[name] = partial(_call, name)
+            break
+    return found
+
+
+def _call(name: str, *arguments: Any) -> Tensor:
+    with _chosen(name):
+        return ops.ms_deform_attn(*arguments)
+
+
+@contextmanager
+def _chosen(name: str) -> Iterator[None]:
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = name
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[VARIABLE]
+        else:
+            os.environ[VARIABLE] = before
