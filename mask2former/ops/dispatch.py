@@ -21,7 +21,7 @@ def backend(device: torch.device | str = "cpu") -> str:
 
     `MASK2FORMER_OPS=auto|reference|compiled|triton` chooses, for the process. `auto`, the default, is the compiled op,
     which is built if need be; else Triton, on GPUs; else the plain PyTorch one, with a warning that says why.
-    ONNX knows none but the `reference`.
+    ONNX knows none but the `reference`, which `torch.jit.trace` takes anyway.
 
     Raises:
         ValueError: if `MASK2FORMER_OPS` is none of these.

@@ -38,7 +38,7 @@ def ms_deform_attn(
         ValueError: if the shapes do not fit each other.
     """
     _check_shapes(value, spatial_shapes, sampling_locations, attention_weights)
-    # Tracers of TorchScript, fvcore's FLOP counter among them, know PyTorch's own operations alone.
+    # A traced model, as for counting operations or for ONNX, consists of what PyTorch itself knows.
     plain = torch.jit.is_tracing() or _backend(value.device.type) == "reference"
     implementation = reference if plain else library
     return implementation.ms_deform_attn(value, spatial_shapes, sampling_locations, attention_weights)

@@ -91,6 +91,14 @@ def test_the_reference_is_exported_as_ops_of_pytorch(monkeypatch: pytest.MonkeyP
     torch.testing.assert_close(program.module()(*arguments), Sampler()(*arguments))
 
 
+def test_a_traced_model_consists_of_ops_of_pytorch() -> None:
+    arguments = sampler_inputs()
+    with torch.no_grad():
+        traced = torch.jit.trace(Sampler(), arguments, check_trace=False)
+        torch.testing.assert_close(traced(*arguments), Sampler()(*arguments))
+    assert "mask2former::" not in str(traced.inlined_graph)
+
+
 def test_no_gradient_where_none_is_wanted() -> None:
     value, locations, weights = inputs()
     output = ms_deform_attn(value.detach(), SHAPES, locations, weights.detach())
