@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from mask2former.modeling.backbone import SwinTransformer
 from mask2former.modeling.backbone.resnet import Stem
 from mask2former.modeling.pixel_decoder.deformable_encoder import DeformableEncoderLayer
 from tests.helpers.models import example, small_model, total
@@ -46,25 +48,42 @@ def test_checkpointing_changes_no_gradient(backbone: dict[str, Any]) -> None:
     torch.testing.assert_close(recomputed, plain)
 
 
-def test_compiled_models_are_whole_graphs_for_images_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    compiled, original = [], nn.Module.compile
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Make `Module.compile` quick and strict: Python runs the graph, and there must be only one. Lists the modules."""
+    names: list[str] = []
+    original = nn.Module.compile
 
-    def whole_graph(self: nn.Module, **options: Any) -> None:
-        assert options == {"dynamic": True}
-        compiled.append(type(self).__name__)
-        original(self, fullgraph=True, backend="eager", **options)
+    def whole_graph(self: nn.Module, *, dynamic: bool) -> None:
+        names.append(type(self).__name__)
+        original(self, fullgraph=True, backend="eager", dynamic=dynamic)
 
-    small = {**SWIN, "MODEL__MASK_FORMER__DEC_LAYERS": 2}
-    plain = small_model(**small).eval()
     monkeypatch.setattr(nn.Module, "compile", whole_graph)
     torch.compiler.reset()
-    model = small_model(MODEL__COMPILE=True, **small).eval()
-    assert compiled == ["D2SwinTransformer", "MaskFormerHead"]
+    return names
+
+
+def test_compiled_models_take_images_of_any_size_and_keep_their_names(compiled: list[str]) -> None:
+    small = {"MODEL__MASK_FORMER__DEC_LAYERS": 2}
+    plain, model = small_model(**small).eval(), small_model(MODEL__COMPILE=True, **small).eval()
+    assert compiled == ["ResNet", "MaskFormerHead"]
     assert list(model.state_dict()) == list(plain.state_dict())
     for height, width in ((64, 96), (96, 64)):
         image = [{"image": example(height, width)["image"]}]
         with torch.no_grad():
             torch.testing.assert_close(model(image)[0]["sem_seg"], plain(image)[0]["sem_seg"])
+
+
+def test_swin_is_compiled_stage_by_stage(compiled: list[str]) -> None:
+    torch.manual_seed(0)
+    plain = SwinTransformer(embed_dim=12, depths=(2, 1, 1, 1), window_size=4, out_features=["res2"], num_heads=(2,) * 4)
+    model = copy.deepcopy(plain)
+    model.compile(dynamic=True)
+    assert compiled == ["SwinStage"]
+    assert list(model.state_dict()) == list(plain.state_dict())
+    for height, width in ((64, 96), (90, 70)):
+        image = torch.randn(1, 3, height, width)
+        torch.testing.assert_close(model.eval()(image), plain.eval()(image))
 
 
 def test_evaluation_has_the_precision_asked_for_and_training_has_not() -> None:

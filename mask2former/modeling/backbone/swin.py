@@ -69,7 +69,7 @@ class SwinBlock(nn.Module):
     def _attend(self, x: Tensor, blocked: Tensor) -> Tensor:
         _, H, W, _ = x.shape
         bottom, right = -H % self.window_size, -W % self.window_size
-        if bottom or right:
+        if torch.compiler.is_compiling() or bottom or right:  # compiled, one graph serves both
             # Padding takes part in attention, as it does in published models.
             x = F.pad(x, (0, 0, 0, right, 0, bottom))
         if self.shift:
@@ -145,7 +145,7 @@ class PatchEmbed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in_channels, H, W) to (B, ceil(H / patch), ceil(W / patch), embed_dim)."""
         bottom, right = -x.shape[2] % self.patch_size, -x.shape[3] % self.patch_size
-        if bottom or right:
+        if torch.compiler.is_compiling() or bottom or right:  # compiled, one graph serves both
             x = F.pad(x, (0, right, 0, bottom))
         x = x.contiguous(memory_format=torch.channels_last)
         return self.norm(self.proj(x).permute(0, 2, 3, 1))
@@ -285,6 +285,15 @@ class SwinTransformer(Backbone):
             if stage.downsample is not None:
                 x = stage.downsample(x)
         return outputs
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile each stage by itself, with the arguments of `torch.compile`.
+
+        With windows counted anew in every stage, sizes of the last ones are expressions of the image's size so long
+        that compiling them for images of any size takes the whole model's time many times over.
+        """
+        for stage in self.layers:
+            stage.compile(*args, **kwargs)
 
     def freeze(self, freeze_at: int = 0) -> SwinTransformer:
         """Make the first parts untrainable, and deterministic in training (no dropout, no stochastic depth).
