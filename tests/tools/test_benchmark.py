@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from statistics import median
@@ -131,7 +130,6 @@ def test_steps_of_both_models_have_gradients() -> None:
         assert not missing
 
 
-@pytest.mark.skipif(importlib.util.find_spec("tools.baselines") is None, reason="the loop is not in this checkout")
 def test_criterion(tmp_path: Path) -> None:
     document = run(tmp_path, "criterion", "--instances", "2", "--predictions", "3")
     assert len(document["rows"]) == 4

@@ -33,13 +33,10 @@ def implementations(device: torch.device, wanted: str | None = None) -> dict[str
         ValueError: if the backend that is wanted does not work; the text says why.
     """
     found: dict[str, Op] = {REFERENCE: reference.ms_deform_attn}
-    choose: Any = getattr(ops, "backend", None)
-    if choose is None:
-        return found
     for name in COMPILED if wanted is None else (wanted,):
         try:
             with _chosen(name):
-                choose(device)
+                ops.backend(device)
         except RuntimeError as error:
             if wanted is not None:
                 raise ValueError(str(error)) from error

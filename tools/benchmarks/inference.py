@@ -23,7 +23,6 @@ from tools.benchmarks.memory import peak_memory
 from tools.benchmarks.models import (
     DTYPES,
     TASKS,
-    at_precision,
     autocast,
     compare_logits,
     kept_queries,
@@ -31,6 +30,7 @@ from tools.benchmarks.models import (
     model_cfg,
     normalized,
     our_model,
+    set_precision,
     their_model,
 )
 from tools.benchmarks.results import Row
@@ -167,8 +167,8 @@ class _Comparison:
 @torch.no_grad()
 def predict(model: nn.Module, image: Tensor, dtype: str, tasks: str) -> list[dict[str, Any]]:
     """Segment an image (3, H, W) end to end, for one task or "all"."""
-    with at_precision(model, dtype):
-        return _with_tasks(model, tasks)([{"image": image}])
+    set_precision(model, dtype)
+    return _with_tasks(model, tasks)([{"image": image}])
 
 
 def _with_tasks(model: nn.Module, tasks: str) -> nn.Module:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -169,10 +169,7 @@ def autocast(device: torch.device, dtype: str) -> AbstractContextManager:
     return Precision(device.type, None if dtype == "fp32" else DTYPES[dtype]).autocast()
 
 
-def at_precision(model: nn.Module, dtype: str) -> AbstractContextManager:
-    """Return the context in which our model predicts as with MODEL.MASK_FORMER.TEST.PRECISION."""
+def set_precision(model: nn.Module, dtype: str) -> None:
+    """Let our model predict as with MODEL.MASK_FORMER.TEST.PRECISION."""
     ours: Any = model
-    if not hasattr(model, "test_dtype"):
-        return autocast(ours.device, dtype)
     ours.test_dtype = None if dtype == "fp32" else DTYPES[dtype]
-    return nullcontext()
