@@ -106,9 +106,9 @@ def build(target: Path, *, cuda: bool) -> None:
 
 def _compile_commands(folder: Path, *, cuda: bool) -> dict[str, list[str]]:
     """Object file -> the command that makes it."""
-    from torch.utils import cpp_extension  # slow to import, and not needed where the library is there
-
-    includes = [part for path in cpp_extension.include_paths() for part in ("-isystem", path)]
+    # As torch.utils.cpp_extension has it, which on import is slow and talks about CUDA.
+    include = Path(torch.__file__).parent / "include"
+    includes = ["-isystem", str(include), "-isystem", str(include / "torch" / "csrc" / "api" / "include")]
     common = [f"-std={_standard()}", f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}", *includes]
     compiler = [*_compiler(), *common, *COMPILE_FLAGS]
     commands = {

@@ -92,6 +92,7 @@ def test_training_loss(tmp_path, monkeypatch, backbone, num_classes, task):
         class_labels=[item.gt_classes for item in instances],
     ).loss
     targets = [{"labels": item.gt_classes, "masks": item.gt_masks} for item in instances]
+    ours.sem_seg_head.predictor.train()  # gives the auxiliary predictions
     losses = ours.criterion(ours.sem_seg_head(ours.backbone(images)), targets)
     assert len(losses) == 3 * 5
     found = sum(losses.values())
