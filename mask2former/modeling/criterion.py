@@ -73,7 +73,9 @@ class SetCriterion(nn.Module):
 
         Args:
             outputs: `pred_logits` (B, Q, C+1), `pred_masks` (B, Q, h, w) and optionally `aux_outputs`, a list of
-                dicts with the same two.
+                dicts with the same two. If the predictions have `mask_embeddings` (B, Q, E) too, and `outputs`
+                `mask_features` (B, E, h, w), then masks are made of these once more, but those of matched queries
+                alone: the backward pass need not go through the others, which are ten times as many.
             targets: B targets.
 
         Returns:
@@ -87,7 +89,8 @@ class SetCriterion(nn.Module):
             mask_logits = [p["pred_masks"].float() for p in predictions]
             assignments = self.matcher(class_logits, mask_logits, targets)
             losses = {"loss_ce": self.classification_losses(class_logits, assignments, targets)}
-            losses |= self.mask_losses(mask_logits, assignments, targets)
+            matched = matched_masks(outputs, predictions, assignments)
+            losses |= self.mask_losses(matched, assignments, targets)
         named: dict[str, Tensor] = {}
         for p in range(len(predictions)):
             suffix = "" if p == 0 else f"_{p - 1}"
@@ -117,22 +120,16 @@ class SetCriterion(nn.Module):
         """Return `loss_mask` and `loss_dice` of each prediction, (P,), summed over pairs, divided by all targets.
 
         Args:
-            mask_logits: P tensors (B, Q, h, w).
+            mask_logits: B tensors (M, P, h, w), of the matched queries.
             assignments: B times M matched pairs of each prediction.
             targets: B targets.
         """
-        num_queries = mask_logits[0].shape[1]
-        counts = [matched.targets.shape[1] for matched in assignments]
-        queries = torch.cat([matched.queries + b * num_queries for b, matched in enumerate(assignments)], dim=1)
-        logits = torch.stack(  # (N, P, h, w)
-            [masks.flatten(0, 1).index_select(0, q) for masks, q in zip(mask_logits, queries, strict=True)], dim=1
-        )
         losses = [
             self._mask_losses_of_image(maps, matched, target)
-            for maps, matched, target in zip(logits.split(counts), assignments, targets, strict=True)
+            for maps, matched, target in zip(mask_logits, assignments, targets, strict=True)
         ]
         cross_entropy, dice_loss = torch.stack(losses).sum(dim=0)
-        num_masks = average_number_of_masks(sum(len(t["labels"]) for t in targets), logits.device)
+        num_masks = average_number_of_masks(sum(len(t["labels"]) for t in targets), cross_entropy.device)
         return {"loss_mask": cross_entropy / num_masks, "loss_dice": dice_loss / num_masks}
 
     def _mask_losses_of_image(self, logits: Tensor, matched: Assignment, target: Target) -> Tensor:
@@ -152,6 +149,22 @@ class SetCriterion(nn.Module):
                 wanted = masks[matched.targets.t().flatten()].sample(points.flatten(0, 1))
         wanted = wanted.view_as(predicted)
         return torch.stack([sigmoid_cross_entropy(predicted, wanted).sum(dim=0), dice(predicted, wanted).sum(dim=0)])
+
+
+def matched_masks(
+    outputs: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]], assignments: Sequence[Assignment]
+) -> list[Tensor]:
+    """Return the mask logits of the matched queries of each image, float32 (M, P, h, w)."""
+    features = outputs.get("mask_features")
+    name = "pred_masks" if features is None else "mask_embeddings"
+    each_image = []
+    for b, matched in enumerate(assignments):
+        chosen = [p[name][b].index_select(0, q) for p, q in zip(predictions, matched.queries, strict=True)]
+        masks = torch.stack(chosen, dim=1)
+        if features is not None:
+            masks = (masks.flatten(0, 1) @ features[b].flatten(1)).view(*masks.shape[:2], *features.shape[2:])
+        each_image.append(masks.float())
+    return each_image
 
 
 def average_number_of_masks(count: int, device: torch.device) -> Tensor | float:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mask2former.modeling import matcher as matcher_module
-from mask2former.modeling.criterion import SetCriterion, dice, sigmoid_cross_entropy
+from mask2former.modeling.criterion import SetCriterion, dice, matched_masks, sigmoid_cross_entropy
 from mask2former.modeling.matcher import Assignment, HungarianMatcher, Target, assign
 from tests.helpers import golden
 from tools.baselines.per_layer_criterion import PerLayerCriterion
@@ -106,7 +106,7 @@ def test_vectorised_losses_equal_a_loop_over_predictions_and_images() -> None:
     masks = [out["pred_masks"], *(o["pred_masks"] for o in out["aux_outputs"])]
     assignments = assigned([[4, 0], [1, 2], [0, 5]], [[3, 1, 2], [0, 1, 2], [5, 4, 3]])
     torch.manual_seed(0)
-    ours = loss.mask_losses(masks, assignments, wanted)
+    ours = loss.mask_losses(matched_masks(out, [out, *out["aux_outputs"]], assignments), assignments, wanted)
     for p in range(3):
         expected = torch.zeros(2)
         for b in range(2):
@@ -120,6 +120,29 @@ def test_vectorised_losses_equal_a_loop_over_predictions_and_images() -> None:
         # 4000 random points against every pixel of a fine grid
         torch.testing.assert_close(ours["loss_mask"][p], expected[0] / 5, rtol=0.05, atol=0)
         torch.testing.assert_close(ours["loss_dice"][p], expected[1] / 5, rtol=0.05, atol=0)
+
+
+def test_masks_made_once_more_give_the_same_losses_and_gradients() -> None:
+    features = torch.randn(2, 5, 32, 32)
+    embeddings = [torch.randn(2, 6, 5) for _ in range(3)]
+    logits = [torch.randn(2, 6, 5) for _ in range(3)]
+    found = []
+    for factored in (False, True):
+        leaves = [tensor.clone().requires_grad_() for tensor in (features, *embeddings)]
+        predictions = [
+            {"pred_logits": c, "pred_masks": torch.einsum("bqe,behw->bqhw", e, leaves[0])}
+            for c, e in zip(logits, leaves[1:], strict=True)
+        ]
+        if factored:
+            for prediction, embedding in zip(predictions, leaves[1:], strict=True):
+                prediction["pred_masks"] = prediction["pred_masks"].detach()
+                prediction["mask_embeddings"] = embedding
+            predictions[0]["mask_features"] = leaves[0]
+        torch.manual_seed(0)
+        losses = criterion()({**predictions[0], "aux_outputs": predictions[1:]}, targets(2, 3))
+        found.append([*losses.values(), *torch.autograd.grad(sum(losses.values()), leaves)])
+    for once, twice in zip(*found, strict=True):
+        torch.testing.assert_close(twice, once, rtol=1e-4, atol=1e-6)
 
 
 def points_by_count(*shape: int, device: torch.device | None = None) -> Tensor:
@@ -200,10 +223,11 @@ def test_a_target_without_query_costs_nothing() -> None:
     out = outputs(batch=1, aux=0)
     (wanted,) = targets(2)
     loss = criterion(importance_sample_ratio=0.0, num_points=2000)
-    with_both = loss.mask_losses([out["pred_masks"]], assigned([[3]], targets=[[0]]), [wanted])
+    masks = [out["pred_masks"][:, 3:4].transpose(0, 1)]
+    with_both = loss.mask_losses(masks, assigned([[3]], targets=[[0]]), [wanted])
     torch.manual_seed(1)
     only_first = Target(labels=wanted["labels"][:1], masks=wanted["masks"][:1])
-    alone = loss.mask_losses([out["pred_masks"]], assigned([[3]]), [only_first])
+    alone = loss.mask_losses(masks, assigned([[3]]), [only_first])
     torch.testing.assert_close(2 * with_both["loss_mask"], alone["loss_mask"], rtol=0.1, atol=0)
     classes = loss.classification_losses(out["pred_logits"].unsqueeze(0), assigned([[3]], targets=[[0]]), [wanted])
     torch.testing.assert_close(

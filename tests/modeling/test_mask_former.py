@@ -85,7 +85,8 @@ def test_results_equal_those_of_the_published_model(name: str) -> None:
         torch.testing.assert_close(instances.scores, figures[f"{name}.scores"], rtol=1e-4, atol=1e-6)
         assert torch.equal(instances.pred_classes.byte(), figures[f"{name}.classes"])
         areas = instances.pred_masks.sum(dim=(1, 2))
-        assert (areas - figures[f"{name}.areas"]).abs().max() <= 5  # pixels whose logit is zero to the last digit
+        # Of 6300 pixels, those whose logit is zero to rounding, which depends on the number of threads.
+        assert (areas - figures[f"{name}.areas"]).abs().max() <= 12
 
 
 @pytest.mark.parametrize("name", ["coco_panoptic_R50", "coco_panoptic_swin_tiny"])

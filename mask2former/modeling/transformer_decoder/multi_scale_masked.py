@@ -128,8 +128,9 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             mask_features: (B, mask_dim, H, W).
 
         Returns:
-            `pred_logits` (B, Q, C+1), `pred_masks` (B, Q, H, W) logits, and `aux_outputs`, in training a list of
-            dicts with these two for every earlier prediction, the learned queries' first, else an empty list.
+            `pred_logits` (B, Q, C+1), `pred_masks` (B, Q, H, W) logits, `mask_embeddings` (B, Q, mask_dim), which
+            the masks are products of with `mask_features`, also there, and `aux_outputs`, in training a list of
+            dicts with the first three for every earlier prediction, the learned queries' first, else an empty list.
 
         Raises:
             ValueError: if there are not three maps.
@@ -152,7 +153,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             attended = cross_attention(queries[-1], position, *memory[level], mask)
             queries.append(ffn(self_attention(attended, position)))
         predictions = self._predict(queries if self.training else queries[-1:], mask_features)
-        return {**predictions[-1], "aux_outputs": predictions[:-1]}
+        return {**predictions[-1], "mask_features": mask_features, "aux_outputs": predictions[:-1]}
 
     def _embed_level(self, level: int, feature: Tensor) -> tuple[Tensor, Tensor]:
         """Return keys and values (B, h*w, E) of a map: only keys carry positions."""
@@ -173,9 +174,11 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
     def _predict(self, queries: Sequence[Tensor], mask_features: Tensor) -> list[dict[str, Tensor]]:
         """Return the prediction of each of several states of the queries (B, Q, E), all computed together."""
         states = self.decoder_norm(torch.cat(list(queries), dim=1))
-        logits, masks = self.class_embed(states), _masks(self.mask_embed(states), mask_features)
-        each = zip(logits.chunk(len(queries), dim=1), masks.chunk(len(queries), dim=1), strict=True)
-        return [{"pred_logits": logits, "pred_masks": masks} for logits, masks in each]
+        logits, embeddings = self.class_embed(states), self.mask_embed(states)
+        values = (logits, _masks(embeddings, mask_features), embeddings)
+        names = ("pred_logits", "pred_masks", "mask_embeddings")
+        each = zip(*(value.chunk(len(queries), dim=1) for value in values), strict=True)
+        return [dict(zip(names, prediction, strict=True)) for prediction in each]
 
 
 def attention_mask(mask_logits: Tensor) -> Tensor:
