@@ -133,7 +133,8 @@ class DeformableEncoderLayer(nn.Module):
         """Map (B, S, E) to the same shape; `position` (1, S, E) is added to the queries."""
         attended = self.self_attn(x + position, reference_points, x, spatial_shapes)
         x = self.norm1(x + self.dropout(attended))
-        hidden = self.dropout(F.relu_(self.linear1(x)))
+        # In place only without gradients, as `linear` gives a view, which autograd would copy.
+        hidden = self.dropout(F.relu(self.linear1(x), inplace=not torch.is_grad_enabled()))
         return self.norm2(x + self.dropout(self.linear2(hidden)))
 
 
