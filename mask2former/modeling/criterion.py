@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mask2former.d2 import comm
 
+from .layers import linear
 from .masks import PackedMasks
 from .matcher import Assignment, HungarianMatcher, Target
 from .points import sample_points, uncertain_points
@@ -160,11 +161,14 @@ def matched_masks(
     each_image = []
     for b, matched in enumerate(assignments):
         chosen = [p[name][b].index_select(0, q) for p, q in zip(predictions, matched.queries, strict=True)]
-        masks = torch.stack(chosen, dim=1)
-        if features is not None:
-            masks = (masks.flatten(0, 1) @ features[b].flatten(1)).view(*masks.shape[:2], *features.shape[2:])
-        each_image.append(masks.float())
-    return each_image
+        each_image.append(torch.stack(chosen, dim=1))
+    if features is not None:
+        pixels = features.flatten(2).transpose(1, 2).unbind(0)
+        each_image = [
+            linear(embeddings, weight).unflatten(2, features.shape[2:])
+            for embeddings, weight in zip(each_image, pixels, strict=True)
+        ]
+    return [masks.float() for masks in each_image]
 
 
 def average_number_of_masks(count: int, device: torch.device) -> Tensor | float:

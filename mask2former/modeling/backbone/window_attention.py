@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mask2former.modeling.layers import Linear
+from mask2former.modeling.layers import Linear, recomputed
 
 INIT_STD = 0.02
 
@@ -129,4 +129,9 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., dim) to the same shape."""
-        return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
+        # GELU costs little to compute once more, and its output is a quarter of what a block would keep.
+        project = self._project if self.drop.p else recomputed(self._project)
+        return project(self.fc1(x))
+
+    def _project(self, hidden: Tensor) -> Tensor:
+        return self.drop(self.fc2(self.drop(F.gelu(hidden))))
