@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+from .layers import linear
 from .masks import PackedMasks
 from .points import sample_shared_points
 
@@ -153,19 +154,19 @@ def pairwise_sigmoid_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
     Args:
         logits: (..., Q, K).
-        targets: (..., T, K) in [0, 1].
+        targets: (T, K) in [0, 1].
 
     Returns:
         (..., Q, T).
     """
     # BCE(x, t) = softplus(x) - x t, so one product serves both classes.
-    product = logits @ targets.transpose(-1, -2)
+    product = linear(logits, targets)
     return (F.softplus(logits).sum(dim=-1, keepdim=True) - product) / logits.shape[-1]
 
 
 def pairwise_dice(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the dice loss, smoothed by one, of every pair of masks: (..., Q, K) and (..., T, K) to (..., Q, T)."""
+    """Return the dice loss, smoothed by one, of every pair of masks: (..., Q, K) and (T, K) to (..., Q, T)."""
     probabilities = logits.sigmoid()
-    overlap = probabilities @ targets.transpose(-1, -2)
-    sizes = probabilities.sum(dim=-1, keepdim=True) + targets.sum(dim=-1).unsqueeze(-2)
+    overlap = linear(probabilities, targets)
+    sizes = probabilities.sum(dim=-1, keepdim=True) + targets.sum(dim=-1)
     return 1 - (2 * overlap + 1) / (sizes + 1)
