@@ -195,8 +195,9 @@ class MaskFormer(nn.Module):
         yield from _each_image(*self._run(batched_inputs), batched_inputs)
 
     def _run(self, batched_inputs: Sequence[dict[str, Any]]) -> tuple[ImageList, dict[str, Any]]:
-        images = [(x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs]
-        batch = ImageList.from_tensors(images, self.size_divisibility)
+        images = [x["image"].to(self.device, non_blocking=True) for x in batched_inputs]
+        pixels = [(image - self.pixel_mean) / self.pixel_std for image in images]
+        batch = ImageList.from_tensors(pixels, self.size_divisibility)
         with self._autocast():
             return batch, self.sem_seg_head(self.backbone(batch.tensor))
 
