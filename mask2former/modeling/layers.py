@@ -14,6 +14,9 @@ from torch.utils.checkpoint import checkpoint
 # oneDNN's convolutions use AVX-512 on every CPU that has it; the matrix products behind F.linear only on some.
 _CONVOLUTIONS_ARE_FASTER = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
+# Elements of the input: up to so many PyTorch computes a convolution itself, and slowly.
+_LARGEST_SLOW_CONVOLUTION = 20480
+
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool = False) -> Tensor:
     """Map (..., n) to (..., m) with `weight` (m, n): `F.linear`, as fast as the machine can, and ReLU if wanted.
@@ -25,7 +28,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool 
         not _CONVOLUTIONS_ARE_FASTER
         or x.device.type != "cpu"
         or x.dtype != torch.float32
-        or x.numel() == 0
+        or x.numel() <= _LARGEST_SLOW_CONVOLUTION
         or torch.is_autocast_enabled("cpu")
     ):
         x = F.linear(x, weight, bias)
