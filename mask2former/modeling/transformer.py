@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import MultiheadAttention
-from .position_encoding import sine_position_encoding
+from .layers import Linear, MultiheadAttention
+from .position_encoding import sine_tokens
 
 # B batch, Q queries, S positions of the feature map, E embedding width
 
@@ -19,8 +19,8 @@ class _Layer(nn.Module):
     def __init__(self, *, embed_dim: int, num_heads: int, dim_feedforward: int, dropout: float, pre_norm: bool) -> None:
         super().__init__()
         self.self_attn = MultiheadAttention(embed_dim, num_heads, dropout=dropout)
-        self.linear1 = nn.Linear(embed_dim, dim_feedforward)
-        self.linear2 = nn.Linear(dim_feedforward, embed_dim)
+        self.linear1 = Linear(embed_dim, dim_feedforward)
+        self.linear2 = Linear(dim_feedforward, embed_dim)
         self.norm1 = nn.LayerNorm(embed_dim)
         self.norm2 = nn.LayerNorm(embed_dim)
         self.dropout = nn.Dropout(dropout)
@@ -134,5 +134,4 @@ class TransformerDecoder(nn.Module):
 def flatten_map(feature: Tensor) -> tuple[Tensor, Tensor]:
     """Return the values (B, S, E) of a map (B, E, h, w), and the sine encoding (1, S, E) of their positions."""
     _, channels, height, width = feature.shape
-    position = sine_position_encoding(height, width, channels, device=feature.device)
-    return feature.flatten(2).transpose(1, 2), position.flatten(2).transpose(1, 2)
+    return feature.flatten(2).transpose(1, 2), sine_tokens(height, width, channels, feature.device)

@@ -11,7 +11,7 @@ from mask2former.d2.config import CfgNode, configurable
 from mask2former.d2.layers import Conv2d
 
 from ..build import TRANSFORMER_DECODER_REGISTRY
-from ..layers import MLP, c2_xavier_fill
+from ..layers import MLP, Linear, c2_xavier_fill
 from ..transformer import TransformerDecoder, TransformerEncoder, flatten_map
 
 # B batch, Q queries, C classes, E embedding width, h and w size of the feature map, H and W size of the masks
@@ -87,7 +87,7 @@ class StandardTransformerDecoder(nn.Module):
             self.input_proj = Conv2d(in_channels, hidden_dim, kernel_size=1)
             c2_xavier_fill(self.input_proj)
         if mask_classification:
-            self.class_embed = nn.Linear(hidden_dim, num_classes + 1)
+            self.class_embed = Linear(hidden_dim, num_classes + 1)
         self.mask_embed = MLP(hidden_dim, hidden_dim, mask_dim, num_layers=3)
 
     @classmethod
