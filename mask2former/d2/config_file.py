@@ -5,8 +5,10 @@ The same code serves both sources: Detectron2's own `merge_from_file` may run Py
 
 import ast
 import difflib
+import functools
+import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,11 @@ import yaml
 from fvcore.common.config import BASE_KEY
 from fvcore.common.config import CfgNode as _FvcoreCfgNode
 
+from mask2former.d2.bundled.defaults import DEFAULTS
+
 __all__ = ["load_config_file", "merge_config_file", "merge_key_values", "parse_yaml"]
+
+logger = logging.getLogger(__name__)
 
 _EVAL_TAG = "tag:yaml.org,2002:python/object/apply:eval"
 _SIZE_LIST = re.compile(
@@ -26,7 +32,8 @@ _SIZE_LIST = re.compile(
 def merge_config_file(cfg: _FvcoreCfgNode, path: str | Path) -> None:
     """Merge a YAML file and the `_BASE_` files below it into `cfg`, which stays as it was on an error.
 
-    Lists and tuples may replace each other, an integer a float; every other change of type is an error.
+    Lists and tuples may replace each other, an integer a float; every other change of type is an error. Of a complete
+    dump, as a run of Detectron2 or of another version leaves behind, keys that `cfg` lacks are logged and left out.
 
     Raises:
         FileNotFoundError: when the file or one of its bases does not exist.
@@ -36,6 +43,8 @@ def merge_config_file(cfg: _FvcoreCfgNode, path: str | Path) -> None:
     combined: dict[str, Any] = {}
     for file, layer in _layers(Path(path).expanduser(), ()):
         layer = _widen_integers(layer, cfg)
+        if _is_dump(layer):
+            _drop_unknown(layer, cfg, str(file))
         _check(layer, cfg, str(file))
         _overlay(layer, combined, str(file))
     cfg.merge_from_other_cfg(type(cfg)(combined))
@@ -85,7 +94,7 @@ def parse_yaml(text: str, name: str = "the given text") -> dict[str, Any]:
     """Plain YAML → nested dicts; `name` stands in error messages.
 
     Raises:
-        ValueError: for invalid YAML, a tag, a key given twice, a key that is no string, or no mapping at all.
+        ValueError: for invalid YAML, a tag, a key given two values, a key that is no string, or no mapping at all.
     """
     try:
         content = yaml.load(text, Loader=_PlainLoader)  # a SafeLoader
@@ -99,21 +108,27 @@ def parse_yaml(text: str, name: str = "the given text") -> dict[str, Any]:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Plain YAML with unique string keys, and the one published tag, which is computed and not evaluated."""
+    """Plain YAML with string keys of one value each, and the one published tag, which is computed, not evaluated.
+
+    Published files give a key twice, with the same value.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key_node, _ in node.value:
+        seen: dict[str, yaml.Node] = {}
+        for key_node, value in node.value:
             key = key_node.value
             if not isinstance(key, str) or key_node.tag not in (
                 "tag:yaml.org,2002:str",
                 "tag:yaml.org,2002:merge",
             ):
                 raise yaml.YAMLError(f"the key {key!r} is not a string{key_node.start_mark}")
-            if key in seen:
-                raise yaml.YAMLError(f"the key {key!r} is given twice{key_node.start_mark}")
-            seen.add(key)
+            if key in seen and self._spelt(seen[key]) != self._spelt(value):
+                raise yaml.YAMLError(f"the key {key!r} is given twice, with two values{key_node.start_mark}")
+            seen[key] = value
         return super().construct_mapping(node, deep)
+
+    def _spelt(self, node: yaml.Node) -> str:
+        return repr(self.construct_object(node, deep=True))  # unlike values, 1, 1.0 and true differ
 
     def construct_size_list(self, node: yaml.Node) -> list[int]:
         """`!!python/object/apply:eval ["[int(x * 0.1 * 512) for x in range(5, 21)]"]`, as published."""
@@ -192,6 +207,22 @@ def _check(layer: dict[str, Any], cfg: _FvcoreCfgNode, source: str) -> None:
         raise ValueError(f"{source}: {error}") from error
 
 
+def _is_dump(layer: dict[str, Any]) -> bool:
+    """Whether nearly all keys of Detectron2 stand in a file, as `cfg.dump()` writes them; releases differ in a few."""
+    known = set(_all_keys(DEFAULTS, ""))
+    return len(known.intersection(_all_keys(layer, ""))) >= 0.9 * len(known)
+
+
+def _drop_unknown(layer: dict[str, Any], cfg: _FvcoreCfgNode, source: str) -> None:
+    """Remove keys `cfg` lacks from `layer`, and say which."""
+    unknown = list(_unknown_keys(layer, cfg, cfg, ""))
+    for key in unknown:
+        *parents, name = key.split(".")
+        del functools.reduce(dict.__getitem__, parents, layer)[name]
+    if unknown:
+        logger.warning("%s: left out %d settings that nothing here reads: %s", source, len(unknown), ", ".join(unknown))
+
+
 def _unknown_keys(layer: dict[str, Any], cfg: _FvcoreCfgNode, root: _FvcoreCfgNode, parents: str) -> Iterator[str]:
     for key, value in layer.items():
         full_key = f"{parents}{key}"
@@ -202,10 +233,10 @@ def _unknown_keys(layer: dict[str, Any], cfg: _FvcoreCfgNode, root: _FvcoreCfgNo
             yield full_key
 
 
-def _all_keys(cfg: _FvcoreCfgNode, parents: str) -> Iterator[str]:
-    for key, value in cfg.items():
+def _all_keys(tree: Mapping[str, Any], parents: str) -> Iterator[str]:
+    for key, value in tree.items():
         yield f"{parents}{key}"
-        if isinstance(value, _FvcoreCfgNode):
+        if isinstance(value, dict):
             yield from _all_keys(value, f"{parents}{key}.")
 
 

@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 
+import mask2former
 from mask2former.d2.config import CfgNode, get_cfg
-from mask2former.d2.config_file import load_config_file, merge_config_file, merge_key_values
+from mask2former.d2.config_file import _all_keys, load_config_file, merge_config_file, merge_key_values
+
+DUMP = Path(__file__).parents[1] / "golden" / "detectron2_dump.yaml"
+"""`config.yaml` of a run: keys of Detectron2, its DeepLab project and the published code, COCO panoptic R50."""
 
 
 @pytest.fixture
@@ -165,8 +169,10 @@ def test_no_other_tag_is_accepted(write, value: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("SEED: 1\nSEED: 2\n", "'SEED' is given twice"),
+        ("SEED: 1\nSEED: 2\n", "'SEED' is given twice, with two values"),
+        ("SEED: 1\nSEED: true\n", "'SEED' is given twice, with two values"),
         ("SOLVER:\n  GAMMA: 0.1\n  GAMMA: 0.2\n", "'GAMMA' is given twice"),
+        ("SOLVER: {GAMMA: 0.1}\nSOLVER: {GAMMA: 0.1, STEPS: [5]}\n", "'SOLVER' is given twice"),
         ("SOLVER: [", "not a valid config file"),
         ("- SEED\n", "must hold `KEY: value` pairs"),
         ("1: 2\n", "'1' is not a string"),
@@ -177,6 +183,38 @@ def test_malformed_yaml_names_the_file(write, text: str, message: str) -> None:
     with pytest.raises(ValueError, match=r"malformed\.yaml") as error:
         merge_config_file(get_cfg(), write("malformed.yaml", text))
     assert message in str(error.value)
+
+
+def test_a_key_may_repeat_its_value_as_in_published_files(write) -> None:
+    features = 'IN_FEATURES: ["res2", "res3"]'
+    text = f"MODEL:\n  SEM_SEG_HEAD:\n    {features}\n    NUM_CLASSES: 7\n    IN_FEATURES:\n    - res2\n    - res3\n"
+    cfg = get_cfg()
+    merge_config_file(cfg, write("top.yaml", text))
+    assert (cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES) == (["res2", "res3"], 7)
+
+
+def test_a_dump_of_detectron2_loads(write, caplog: pytest.LogCaptureFixture) -> None:
+    cfg = mask2former.get_cfg()
+    before = cfg.clone()
+    merge_config_file(cfg, DUMP)
+    assert (cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, cfg.MODEL.MASK_FORMER.DEC_LAYERS) == (133, 10)
+    assert (cfg.SOLVER.STEPS, cfg.INPUT.CROP.SIZE, cfg.MODEL.SWIN.QK_SCALE) == ((327778, 355092), [0.9, 0.9], None)
+    (message,) = caplog.messages
+    assert "detectron2_dump.yaml: left out" in message
+    assert "MODEL.SEM_SEG_HEAD.LOSS_TYPE" in message, "of the DeepLab project, whose keys published runs have"
+    left_out = message.partition("reads: ")[2].split(", ")
+    assert not any(key in left_out for key in _all_keys(before, ""))
+
+    older = re.sub(r"\n  (BASE_LR_END|RESCALE_INTERVAL|NUM_DECAYS).*", "", DUMP.read_text("utf-8"))
+    merge_config_file(mask2former.get_cfg(), write("older.yaml", older))
+    with pytest.raises(ValueError, match=r"wrong\.yaml: .*SOLVER\.MAX_ITER"):
+        merge_config_file(cfg, write("wrong.yaml", older.replace("MAX_ITER: 368750", "MAX_ITER: soon")))
+
+
+def test_a_file_of_all_sections_is_no_dump(write) -> None:
+    sections = "VERSION: 2\nMODEL: {DEVICE: cpu}\nINPUT: {FORMAT: RGB}\nSOLVER: {BASELR: 1.0}\nSEED: 1\n"
+    with pytest.raises(KeyError, match=r"SOLVER\.BASELR"):
+        merge_config_file(get_cfg(), write("sections.yaml", sections))
 
 
 def test_yaml_anchors_work_and_an_empty_file_changes_nothing(write) -> None:
