@@ -30,8 +30,9 @@ from mask2former.d2.data import DatasetCatalog, Metadata, MetadataCatalog
 from mask2former.d2.transforms import NoOpTransform
 from mask2former.data.check import Report, check_list, check_record
 from mask2former.data.datasets.metadata import first_few
-from mask2former.data.images import DataError, read_image, read_label_map, read_panoptic_png, write_atomic
+from mask2former.data.images import DataError, read_image, read_label_map, read_panoptic_png
 from mask2former.data.targets import instance_targets
+from mask2former.files import write_bytes
 from mask2former.visualization import contact_sheet, draw_instances, draw_panoptic, draw_semantic
 
 
@@ -81,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if healthy and args.pictures > 0:
         path = args.output / f"{args.name}.png"
         sheet = draw_sheet(_spread(healthy, args.pictures), metadata)
-        write_atomic(path, cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))[1].tobytes())
+        write_bytes(path, cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))[1].tobytes())
         print(f"Pictures are in {path}")
     for problem in report.problems[: args.problems]:
         print(f"problem: {problem}")

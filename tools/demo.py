@@ -24,10 +24,11 @@ from tqdm import tqdm
 from mask2former import get_cfg
 from mask2former.d2.config import CfgNode
 from mask2former.d2.data import Metadata
-from mask2former.data.images import DataError, read_image, write_atomic
+from mask2former.data.images import DataError, read_image
 from mask2former.engine.predictor import Predictor
 from mask2former.engine.setup import load_cfg
 from mask2former.evaluation.semantic import label_map
+from mask2former.files import write_bytes
 from mask2former.visualization import draw_instances, draw_panoptic, draw_semantic
 
 IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
@@ -80,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             continue
         overlay = draw(image, predictor(image), predictor.metadata)
         _, png = cv2.imencode(".png", overlay[:, :, ::-1])
-        write_atomic(target, png.tobytes())
+        write_bytes(target, png.tobytes())
     print(f"{len(images) - len(skipped)} overlays in {args.output}, {len(skipped)} images skipped")
     return 1 if skipped else 0
 

@@ -22,12 +22,13 @@ import torch
 from mask2former import get_cfg
 from mask2former.d2.config import CfgNode
 from mask2former.d2.data import DatasetCatalog, MetadataCatalog
-from mask2former.data.images import read_image, read_panoptic_png, write_atomic
+from mask2former.data.images import read_image, read_panoptic_png
 from mask2former.data.loader import build_test_loader
 from mask2former.engine.hooks import Hook
 from mask2former.engine.setup import default_argument_parser, setup
 from mask2former.engine.trainer import Trainer
 from mask2former.evaluation.engine import flatten_results
+from mask2former.files import write_bytes
 from mask2former.visualization import comparison_sheet, loss_curve
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -81,7 +82,7 @@ def draw_predictions(cfg: CfgNode, model: torch.nn.Module, count: int) -> np.nda
 
 def write_picture(path: Path, picture: np.ndarray) -> None:
     """Write an RGB picture as PNG."""
-    write_atomic(path, cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes())
+    write_bytes(path, cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes())
 
 
 def main() -> None:
@@ -102,7 +103,7 @@ def main() -> None:
         "train_seconds": round(trainer.stopwatch.seconds, 1),
         "total_seconds": round(time.perf_counter() - start, 1),
     }
-    write_atomic(args.output / "metrics.json", (json.dumps(metrics, indent=1) + "\n").encode())
+    write_bytes(args.output / "metrics.json", (json.dumps(metrics, indent=1) + "\n").encode())
     for name in ("panoptic_seg/PQ", "segm/AP", "sem_seg/mIoU", "train_seconds", "total_seconds"):
         print(f"{name:16} {metrics[name]:7.1f}")
     print(f"Pictures and metrics are in {args.output}")

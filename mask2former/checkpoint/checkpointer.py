@@ -14,8 +14,8 @@ from torch import nn
 from mask2former.checkpoint.errors import CheckpointError
 from mask2former.checkpoint.load import load_weights
 from mask2former.checkpoint.reader import read_checkpoint
-from mask2former.checkpoint.writer import replacing, write_text
 from mask2former.d2 import comm
+from mask2former.files import replacing, write_text
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from mask2former.checkpoint.errors import CheckpointError
 from mask2former.checkpoint.published import get_checkpoint_url
-from mask2former.checkpoint.writer import replacing
+from mask2former.files import replacing
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,9 @@ from torch import Tensor
 from mask2former.checkpoint.errors import CheckpointError
 from mask2former.checkpoint.reader import read_transformers_config
 from mask2former.checkpoint.transformers import to_transformers
-from mask2former.checkpoint.writer import write_text, write_weights
+from mask2former.checkpoint.writer import write_weights
 from mask2former.d2.config import CfgNode
+from mask2former.files import write_text
 
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
 # Layers of a ResNet's stages: what their kind of block is called.

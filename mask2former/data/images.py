@@ -1,8 +1,6 @@
-"""Reading images and label maps from files, with errors that name the file; and writing them atomically."""
+"""Reading images and label maps from files, with errors that name the file."""
 
 import os
-import tempfile
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -86,23 +84,6 @@ def rgb_to_id(rgb: np.ndarray) -> np.ndarray:
 def id_to_rgb(ids: np.ndarray) -> np.ndarray:
     """(...) ids in 0..256³-1 to (..., 3) uint8 colours, the inverse of `rgb_to_id`."""
     return np.stack([ids & 255, (ids >> 8) & 255, (ids >> 16) & 255], axis=-1).astype(np.uint8)
-
-
-def write_atomic(path: str | os.PathLike[str], content: bytes) -> None:
-    """Writes a file whole or not at all, whatever interrupts it; makes the folder when it is missing."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files that only their owner can read
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def _decode(path: str | os.PathLike[str]) -> Image.Image:

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 
 from mask2former import d2
-from mask2former.checkpoint.writer import write_text
 from mask2former.d2 import comm
 from mask2former.d2.config import CfgNode
 from mask2former.d2.config_file import merge_config_file, merge_key_values
+from mask2former.files import write_text
 
 logger = logging.getLogger(__name__)
 

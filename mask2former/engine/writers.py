@@ -13,8 +13,8 @@ from typing import Protocol
 
 import torch
 
-from mask2former.checkpoint.writer import write_text
 from mask2former.d2.events import EventStorage
+from mask2former.files import write_text
 
 logger = logging.getLogger(__name__)
 

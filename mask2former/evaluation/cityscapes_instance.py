@@ -23,11 +23,12 @@ from mask2former.d2.data import Metadata
 from mask2former.d2.evaluation import DatasetEvaluator
 from mask2former.d2.structures import Instances
 from mask2former.data.datasets.metadata import dataset_metadata
-from mask2former.data.images import read_label_map, write_atomic
+from mask2former.data.images import read_label_map
 from mask2former.evaluation.average_precision import HIT, IGNORED, MISS
 from mask2former.evaluation.cityscapes_labels import FIRST_OBJECT, LABELS, CityscapesFiles, frame_name, labels_of
 from mask2former.evaluation.coverage import Coverage
 from mask2former.evaluation.output import iterate_masks, model_output
+from mask2former.files import write_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -251,9 +252,9 @@ def _write_predictions(
     for number, (label_id, score, mask) in enumerate(zip(label_ids.tolist(), scores.tolist(), masks, strict=True)):
         file = f"{name}_{number}.png"
         _, png = cv2.imencode(".png", mask.view(np.uint8) * 255, _FAST_PNG)
-        write_atomic(os.path.join(folder, file), png.tobytes())
+        write_bytes(os.path.join(folder, file), png.tobytes())
         lines.append(f"{file} {label_id} {json.dumps(score)}\n")
-    write_atomic(os.path.join(folder, f"{name}_pred.txt"), "".join(lines).encode())
+    write_bytes(os.path.join(folder, f"{name}_pred.txt"), "".join(lines).encode())
 
 
 def _mean(values: np.ndarray) -> float:

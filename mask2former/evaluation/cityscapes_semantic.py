@@ -16,7 +16,7 @@ from mask2former.d2 import comm
 from mask2former.d2.data import Metadata
 from mask2former.d2.evaluation import DatasetEvaluator
 from mask2former.data.datasets.metadata import dataset_metadata
-from mask2former.data.images import DataError, read_label_map, write_atomic
+from mask2former.data.images import DataError, read_label_map
 from mask2former.evaluation.cityscapes_labels import (
     FIRST_OBJECT,
     CityscapesFiles,
@@ -27,6 +27,7 @@ from mask2former.evaluation.cityscapes_labels import (
 from mask2former.evaluation.coverage import Coverage
 from mask2former.evaluation.output import model_output
 from mask2former.evaluation.semantic import confusion_matrix, label_map
+from mask2former.files import write_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +149,7 @@ class CityscapesSemSegEvaluator(DatasetEvaluator):
             if self._output_dir is not None:
                 _, png = cv2.imencode(".png", self._label_ids[predicted])
                 folder = os.path.join(self._output_dir, "semantic_predictions")
-                write_atomic(os.path.join(folder, f"{name}_pred.png"), png.tobytes())
+                write_bytes(os.path.join(folder, f"{name}_pred.png"), png.tobytes())
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """`{"sem_seg": {IoU, iIoU, IoU_sup, iIoU_sup, mIoU, IoU-name, iIoU-name}}` in percent, on the main process.

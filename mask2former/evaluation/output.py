@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from mask2former.data.images import write_atomic
+from mask2former.files import write_bytes
 from mask2former.modeling.masks import PackedMasks
 
 
@@ -33,4 +33,4 @@ def iterate_masks(masks: Tensor | PackedMasks, chosen: Iterable[int]) -> Iterato
 
 def write_json(path: str, content: Any) -> None:
     """Write JSON atomically, making the folder when needed."""
-    write_atomic(path, json.dumps(content).encode())
+    write_bytes(path, json.dumps(content).encode())

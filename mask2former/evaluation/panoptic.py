@@ -16,11 +16,12 @@ from mask2former.d2 import comm
 from mask2former.d2.data import Metadata
 from mask2former.d2.evaluation import DatasetEvaluator
 from mask2former.data.datasets.metadata import dataset_metadata
-from mask2former.data.images import id_to_rgb, write_atomic
+from mask2former.data.images import id_to_rgb
 from mask2former.evaluation.boundary import boundary_iou
 from mask2former.evaluation.coverage import Coverage
 from mask2former.evaluation.ground_truth import panoptic_ground_truth
 from mask2former.evaluation.output import model_output, write_json
+from mask2former.files import write_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -238,7 +239,7 @@ class COCOPanopticEvaluator(DatasetEvaluator):
         stem = os.path.splitext(os.path.basename(self._ground_truth.file_name(image_id)))[0]
         _, png = cv2.imencode(".png", id_to_rgb(ids)[:, :, ::-1], _FAST_PNG)
         assert self._output_dir is not None
-        write_atomic(os.path.join(self._output_dir, "panoptic_predictions", stem + ".png"), png.tobytes())
+        write_bytes(os.path.join(self._output_dir, "panoptic_predictions", stem + ".png"), png.tobytes())
         return {
             "image_id": image_id,
             "file_name": stem + ".png",

@@ -2,7 +2,6 @@ import pytest
 import torch
 
 from mask2former.checkpoint import read_checkpoint, write_weights
-from mask2former.checkpoint.writer import replacing
 
 WEIGHTS = {"a": torch.arange(6.0).view(2, 3).t(), "b": torch.ones(2, dtype=torch.bfloat16), "c": torch.tensor(3)}
 
@@ -22,18 +21,3 @@ def test_other_formats(tmp_path):
     with pytest.raises(ValueError, match=r"w\.onnx: weights are written to files that end in one of \.pkl"):
         write_weights(tmp_path / "w.onnx", WEIGHTS)
     assert not list(tmp_path.iterdir())
-
-
-def test_an_error_leaves_the_old_file(tmp_path):
-    path = tmp_path / "w.txt"
-    path.write_text("old")
-
-    def write():
-        with replacing(path) as temporary:
-            temporary.write_text("half")
-            raise RuntimeError("stop")
-
-    with pytest.raises(RuntimeError, match="stop"):
-        write()
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]

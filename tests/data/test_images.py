@@ -13,7 +13,6 @@ from mask2former.data.images import (
     read_label_map,
     read_panoptic_png,
     rgb_to_id,
-    write_atomic,
 )
 
 
@@ -117,17 +116,3 @@ def test_sizes_are_named_on_both_sides() -> None:
     check_size("a.png", (2, 3), (2, 3), "b.jpg")
     with pytest.raises(DataError, match=r"a\.png is 3x2 pixels.*b\.jpg says 5x4"):
         check_size("a.png", (2, 3), (4, 5), "b.jpg")
-
-
-def test_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "new" / "file"
-    write_atomic(path, b"old")
-
-    def fail(*args: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("os.replace", fail)
-    with pytest.raises(KeyboardInterrupt):
-        write_atomic(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert list(path.parent.iterdir()) == [path]

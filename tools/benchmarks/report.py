@@ -10,7 +10,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from mask2former.checkpoint.writer import write_text
+from mask2former.files import write_text
 from tools.benchmarks.results import Document, read_document
 from tools.benchmarks.targets import targets_table
 

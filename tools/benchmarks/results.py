@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from mask2former.checkpoint.writer import write_text
+from mask2former.files import write_text
 
 Document = dict[str, Any]
 

@@ -28,7 +28,8 @@ from PIL import Image
 from pycocotools import mask as mask_api
 
 from mask2former.data.datasets.coco import register_coco_panoptic
-from mask2former.data.images import id_to_rgb, write_atomic
+from mask2former.data.images import id_to_rgb
+from mask2former.files import write_bytes
 
 VERSION = 1
 """Goes up with every change of the pictures, so that a set drawn by an older version is noticed."""
@@ -296,7 +297,7 @@ def write_split(
         },
     }
     for kind, content in annotations.items():
-        write_atomic(root / "annotations" / f"{kind}_{split}2017.json", json.dumps(content).encode())
+        write_bytes(root / "annotations" / f"{kind}_{split}2017.json", json.dumps(content).encode())
 
 
 def split_info(size: tuple[int, int]) -> dict[str, Any]:
@@ -314,8 +315,8 @@ def _write_image(
     jpeg, png = io.BytesIO(), io.BytesIO()
     Image.fromarray(scene.image).save(jpeg, "JPEG", quality=92)
     Image.fromarray(id_to_rgb(scene.ids)).save(png, "PNG")
-    write_atomic(root / f"{split}2017" / f"{name}.jpg", jpeg.getvalue())
-    write_atomic(root / f"panoptic_{split}2017" / f"{name}.png", png.getvalue())
+    write_bytes(root / f"{split}2017" / f"{name}.jpg", jpeg.getvalue())
+    write_bytes(root / f"panoptic_{split}2017" / f"{name}.png", png.getvalue())
 
     height, width = scene.ids.shape
     image = {"id": image_id, "file_name": f"{name}.jpg", "height": height, "width": width}

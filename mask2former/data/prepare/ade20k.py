@@ -15,15 +15,7 @@ import numpy as np
 
 from mask2former.data.datasets.ade20k import FULL_IGNORE_LABEL, SPLITS
 from mask2former.data.datasets.metadata import load_categories
-from mask2former.data.images import (
-    DataError,
-    check_size,
-    id_to_rgb,
-    read_image,
-    read_label_map,
-    read_panoptic_png,
-    write_atomic,
-)
+from mask2former.data.images import DataError, check_size, id_to_rgb, read_image, read_label_map, read_panoptic_png
 from mask2former.data.prepare.convert import (
     check_count,
     check_partners,
@@ -33,6 +25,7 @@ from mask2former.data.prepare.convert import (
     list_sources,
 )
 from mask2former.data.prepare.segments import instance_annotations, segments_of
+from mask2former.files import write_bytes
 
 COUNTS = {"train": 20210, "val": 2000}
 FULL_COUNTS = {"train": 25574, "val": 2000}
@@ -135,7 +128,7 @@ def panoptic_record(
         ids[segment.mask] = len(segments) + 1
         record = {"id": len(segments) + 1, "category_id": category, "area": segment.area, "bbox": segment.bbox}
         segments.append({**record, "iscrowd": 0})
-    write_atomic(folders[2] / file, encode_image(id_to_rgb(ids)))
+    write_bytes(folders[2] / file, encode_image(id_to_rgb(ids)))
     path = folders[0] / file
     annotation = {"image_id": path.stem, "file_name": file, "segments_info": segments}
     return json.dumps({"image": _image(path, ids), "annotations": [annotation]}).encode()
@@ -192,7 +185,7 @@ def full_label_map(table: dict[int, int], image_folder: Path, path: Path) -> byt
         image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
         labels = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST)
     name = path.name.replace("_seg.png", ".jpg")
-    write_atomic(image_folder / name, encode_image(image, "JPEG", quality=95))
+    write_bytes(image_folder / name, encode_image(image, "JPEG", quality=95))
     return encode_image(labels, "TIFF", compression="tiff_deflate")
 
 

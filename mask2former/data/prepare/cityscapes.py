@@ -14,9 +14,10 @@ import numpy as np
 
 from mask2former.data.datasets.cityscapes import IMAGE_SUFFIX, TRAIN_IDS_SUFFIX, instances_json
 from mask2former.data.datasets.metadata import load_categories
-from mask2former.data.images import DataError, read_label_map, write_atomic
+from mask2former.data.images import DataError, read_label_map
 from mask2former.data.prepare.convert import check_count, convert_files, convert_to_json, encode_image, list_sources
 from mask2former.data.prepare.segments import instance_annotations
+from mask2former.files import write_bytes
 
 COUNTS = {"train": 2975, "val": 500}
 
@@ -84,7 +85,7 @@ def panoptic_record(target: Path, path: Path) -> bytes:
         content = json.loads(Path(folder, "cityscapes_panoptic_split.json").read_bytes())
         (annotation,) = content["annotations"]
         png = Path(folder, "cityscapes_panoptic_split", annotation["file_name"]).read_bytes()
-    write_atomic(target / annotation["file_name"], png)
+    write_bytes(target / annotation["file_name"], png)
     return json.dumps({"image": content["images"][0], "annotations": [annotation]}).encode()
 
 

@@ -16,6 +16,7 @@ from mask2former.data.datasets.metadata import load_categories
 from mask2former.data.images import DataError, read_panoptic_png
 from mask2former.data.prepare.convert import check_count, check_partners, convert_files, encode_image, list_sources
 from mask2former.data.targets import panoptic_targets
+from mask2former.files import replacing
 
 COUNTS = {"train": 118287, "val": 5000}
 STUFF_COUNTS = {"train": 9000, "test": 1000}
@@ -100,11 +101,8 @@ def link_or_copy(source: Path, target: Path) -> None:
     """A hard link, which takes no room, or a copy where links are not possible; a target that exists stays."""
     if target.exists():
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.part")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(source, temporary)
-    except OSError:
-        shutil.copyfile(source, temporary)
-    os.replace(temporary, target)
+    with replacing(target, sync=False) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)

@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 from mask2former.data.datasets.metadata import PathLike, first_few
 from mask2former.data.datasets.semantic import find_files
-from mask2former.data.images import DataError, write_atomic
+from mask2former.data.images import DataError
+from mask2former.files import write_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ def convert_to_json(
         for annotation in record["annotations"]:
             numbered = {"id": len(content["annotations"]) + 1} if "segmentation" in annotation else {}
             content["annotations"].append({**numbered, **annotation})
-    write_atomic(target, json.dumps(content).encode())
+    write_bytes(target, json.dumps(content).encode())
     shutil.rmtree(folder)
     logger.info("%s: %d images", target, len(parts))
 
@@ -143,7 +144,7 @@ def _run(convert: Callable[[Any], str | None], jobs: Sequence[Any], workers: int
 def _convert(make: Callable[[Any], bytes], job: tuple[Any, Path]) -> str | None:
     """Does one job; returns what went wrong."""
     try:
-        write_atomic(job[1], make(job[0]))
+        write_bytes(job[1], make(job[0]))
     except (DataError, OSError) as error:
         return str(error)
     return None
