@@ -25,6 +25,9 @@ def add_maskformer2_config(cfg: CfgNode) -> None:
         cfg.MODEL,
         COMPILE=False,  # torch.compile backbone and head, for images of any size; the first steps take minutes
         ACTIVATION_CHECKPOINTING=False,  # recompute activations of backbone and pixel decoder in the backward pass
+        # The classes in the order of the output: `name`, `color` (R, G, B) and `isthing` of each. Training writes here,
+        # and into checkpoints, what DATASETS.TRAIN says; predictions are drawn from it.
+        CATEGORIES=[],
     )
     _add_backbones(cfg)
     _add_head(cfg)

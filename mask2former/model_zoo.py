@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mask2former.checkpoint import CheckpointError, load_weights
-from mask2former.checkpoint.published import did_you_mean, get_checkpoint_url, published_models
+from mask2former.checkpoint import load_weights
+from mask2former.checkpoint.published import get_checkpoint_url, published_models, suggest_model
 from mask2former.config import get_cfg
 from mask2former.d2.config import CfgNode
 from mask2former.d2.config_file import merge_config_file
@@ -40,7 +40,7 @@ def get_config_file(name: str) -> Path:
     files = {path.relative_to(folder).with_suffix("").as_posix(): path for path in folder.rglob("*.yaml")}
     name = name.removesuffix(".yaml")
     if name not in files:
-        raise KeyError(f"no config is named '{name}'{did_you_mean(name, files)}")
+        raise KeyError(f"no config is named '{name}'{suggest_model(name, files)}")
     return files[name]
 
 
@@ -78,8 +78,5 @@ def get_model(name: str, *, trained: bool = False, device: torch.device | str | 
     cfg.MODEL.DEVICE = str(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model = build_model(cfg)
     if trained:
-        report = load_weights(model, cfg.MODEL.WEIGHTS)
-        # What the file holds besides does no harm, and is logged; what the model lacks would make it guess.
-        if report.missing or report.reinitialised or report.resized:
-            raise CheckpointError(f"{cfg.MODEL.WEIGHTS} does not complete the model:\n{report.table()}")
+        load_weights(model, cfg.MODEL.WEIGHTS, complete=True)
     return model.eval()

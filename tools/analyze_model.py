@@ -11,7 +11,6 @@ the normalisation of the image to the segmentations. Weights are random; no coun
 """
 
 import argparse
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,6 +26,7 @@ from mask2former.d2.config import CfgNode
 from mask2former.d2.modeling import build_model
 from mask2former.d2.structures import Instances
 from mask2former.data import build_test_loader
+from mask2former.engine.command import add_import_option, import_modules, run
 from mask2former.engine.setup import load_cfg
 from mask2former.model_zoo import get_config_file
 
@@ -47,6 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     images.add_argument("--size", nargs=2, type=int, metavar=("H", "W"), default=[800, 1088], help="of a random image")
     images.add_argument("--dataset", metavar="NAME", help="registered data set; its images, as the config resizes them")
     parser.add_argument("--num-inputs", type=int, default=100, metavar="N", help="images of the data set; default 100")
+    add_import_option(parser)
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="pairs KEY VALUE that override the config")
     return parser
 
@@ -54,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the analysis; returns the exit status."""
     args = build_parser().parse_args(argv)
+    import_modules(args.modules)
     cfg = load_cfg(get_cfg(), args.config_file or str(get_config_file(args.model)), args.opts)
     model = build_model(cfg).eval()
     if "structure" in args.tasks:
@@ -228,4 +230,4 @@ def _count(values: Sequence[float]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

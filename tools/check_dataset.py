@@ -9,11 +9,8 @@ written to NAME.png in the output folder.
 """
 
 import argparse
-import difflib
-import importlib
 import logging
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -32,7 +29,9 @@ from mask2former.data.check import Report, check_list, check_record
 from mask2former.data.datasets.metadata import first_few
 from mask2former.data.images import DataError, read_image, read_label_map, read_panoptic_png
 from mask2former.data.targets import instance_targets
+from mask2former.engine.command import add_import_option, import_modules, run
 from mask2former.files import write_bytes
+from mask2former.similar import did_you_mean
 from mask2former.visualization import contact_sheet, draw_instances, draw_panoptic, draw_semantic
 
 
@@ -42,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("name", metavar="NAME", help="registered name of the data set")
     parser.add_argument("--output", type=Path, default=Path("output/check_dataset"), metavar="DIR", help="%(default)s")
     parser.add_argument("--limit", type=int, metavar="N", help="read N images, spread over the set (all)")
-    parser.add_argument("--import", dest="module", metavar="MODULE", help="module that registers the data set")
+    add_import_option(parser)
     parser.add_argument("--problems", type=int, default=20, metavar="N", help="problems to list (%(default)s)")
     parser.add_argument("--pictures", type=int, default=8, metavar="N", help="images to draw, 0 for none (%(default)s)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (%(default)s)")
@@ -56,12 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.limit is not None and args.limit < 1:
         parser.error("--limit must be at least 1")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    if args.module:
-        sys.path.insert(0, os.getcwd())
-        importlib.import_module(args.module)
+    import_modules(args.modules)
     if args.name not in DatasetCatalog.list():
-        close = difflib.get_close_matches(args.name, DatasetCatalog.list(), n=3) or DatasetCatalog.list()
-        parser.error(f"no data set is registered as {args.name!r}; there are {', '.join(close)}")
+        suggestion = did_you_mean(args.name, DatasetCatalog.list(), else_all=True)
+        parser.error(f"no data set is registered as {args.name!r}{suggestion}")
     try:
         records = DatasetCatalog.get(args.name)
     except (DataError, OSError) as error:
@@ -150,4 +147,4 @@ def _spread(records: Sequence[Any], count: int | None) -> list[Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -8,15 +8,15 @@ Example:
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from mask2former import get_cfg
-from mask2former.checkpoint import CheckpointError, load_weights, save_transformers
+from mask2former.checkpoint import load_weights, save_transformers
 from mask2former.d2.config import CfgNode
 from mask2former.d2.data import DatasetCatalog
 from mask2former.d2.modeling import build_model
 from mask2former.data.datasets.metadata import dataset_metadata
+from mask2former.engine.command import add_import_option, import_modules, run
 from mask2former.engine.setup import load_cfg
 
 
@@ -26,15 +26,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("config", metavar="CONFIG", help="config file of the model")
     parser.add_argument("weights", metavar="WEIGHTS", help="its weights: a path, an address, or zoo:// and a name")
     parser.add_argument("output", metavar="OUTPUT_DIR", help="folder to write; made if missing")
+    add_import_option(parser)
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="pairs KEY VALUE that override the config file")
     args = parser.parse_args(arguments)
-    try:
-        cfg = load_cfg(get_cfg(), args.config, [*args.opts, "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", args.weights])
-        model = build_model(cfg)
-        load_weights(model, args.weights, strict=True)
-        save_transformers(args.output, cfg, model.state_dict(), class_names(cfg))
-    except (CheckpointError, OSError, KeyError, ValueError) as error:
-        sys.exit(str(error.args[0]) if isinstance(error, KeyError) else str(error))
+    import_modules(args.modules)
+    cfg = load_cfg(get_cfg(), args.config, [*args.opts, "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", args.weights])
+    model = build_model(cfg)
+    report = load_weights(model, args.weights, strict=True)
+    categories = cfg.MODEL.CATEGORIES or report.categories
+    names = [category["name"] for category in categories] or class_names(cfg)
+    save_transformers(args.output, cfg, model.state_dict(), names)
     print(f"wrote {args.output}")
 
 
@@ -52,4 +53,4 @@ def class_names(cfg: CfgNode) -> list[str] | None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -6,7 +6,8 @@ Examples:
     python tools/demo.py --config-file FILE --weights W --task instance --confidence-threshold 0.7 \\
         --input folder --output overlays MODEL.DEVICE cpu
 
-Images that cannot be read are reported and skipped; the exit status is then 1.
+FILE is a config, such as `config.yaml` in the folder of a training run, which also names the classes. Images that
+cannot be read are reported and skipped; the exit status is then 1.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from mask2former import get_cfg
 from mask2former.d2.config import CfgNode
 from mask2former.d2.data import Metadata
 from mask2former.data.images import DataError, read_image
+from mask2former.engine.command import add_import_option, import_modules, run
 from mask2former.engine.predictor import Predictor
 from mask2former.engine.setup import load_cfg
 from mask2former.evaluation.semantic import label_map
@@ -54,6 +56,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="T",
         help="least score of what is drawn (default: 0.5 for instances, the config's for panoptic)",
     )
+    parser.add_argument(
+        "--allow-missing-weights",
+        action="store_true",
+        help="predict with random weights where some are missing",
+    )
+    add_import_option(parser)
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="pairs KEY VALUE that override the config")
     return parser
 
@@ -63,14 +71,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    import_modules(args.modules)
     cfg = configure(args)
-    if not cfg.MODEL.WEIGHTS:
+    if not (cfg.MODEL.WEIGHTS or args.allow_missing_weights):
         parser.error("no weights: give --weights FILE")
     images = find_images(args.input)
     if not images:
         parser.error(f"no images in {' '.join(args.input)}")
     threshold = 0.5 if args.confidence_threshold is None else args.confidence_threshold
-    predictor = Predictor(cfg, score_threshold=threshold, input_format="RGB")
+    predictor = Predictor(
+        cfg, score_threshold=threshold, input_format="RGB", allow_missing_weights=args.allow_missing_weights
+    )
     skipped = []
     for path, target in tqdm(list(zip(images, output_paths(images, Path(args.output)), strict=True)), unit="image"):
         try:
@@ -142,4 +153,4 @@ def draw(image: np.ndarray, output: dict[str, Any], metadata: Metadata) -> np.nd
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

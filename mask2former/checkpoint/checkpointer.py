@@ -120,12 +120,15 @@ class Checkpointer:
         logger.info("Restored checkpoint %s", path)
         return content
 
-    def resume_or_load(self, weights: str | os.PathLike[str], *, resume: bool, strict: bool = False) -> dict[str, Any]:
+    def resume_or_load(
+        self, weights: str | os.PathLike[str], *, resume: bool, complete: bool = False, strict: bool = False
+    ) -> dict[str, Any]:
         """Restore the latest checkpoint of the folder if `resume` and there is one, else load `weights`.
 
         Args:
             weights: see `load_weights`; empty to keep the model as it is.
             resume: whether to look for a checkpoint.
+            complete: let `weights` be there, and leave nothing in the model at random.
             strict: let `weights` differ in nothing from the model.
 
         Returns:
@@ -136,8 +139,8 @@ class Checkpointer:
             return self.load(latest)
         if resume:
             logger.info("No checkpoint in %s to resume from", self.folder)
-        if os.fspath(weights):
-            load_weights(self.model, weights, strict=strict)
+        if os.fspath(weights) or complete:
+            load_weights(self.model, weights, complete=complete, strict=strict)
         else:
             logger.info("MODEL.WEIGHTS is empty: the model starts from its random initialisation")
         return {}

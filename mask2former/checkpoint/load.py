@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from tabulate import tabulate
 from torch import Tensor, nn
@@ -49,6 +50,8 @@ class LoadReport:
     """In the model only; they keep their initial values."""
     skipped: tuple[str, ...]
     """In the file only."""
+    categories: tuple[dict[str, Any], ...] = ()
+    """The classes that the weights were trained on, as in MODEL.CATEGORIES; empty where the file does not say."""
 
     @property
     def complete(self) -> bool:
@@ -69,6 +72,11 @@ class LoadReport:
             and all(is_backbone_surplus(name.removeprefix(BACKBONE)) for name in self.skipped)
             and not self.reinitialised
         )
+
+    @property
+    def completes_model(self) -> bool:
+        """Whether nothing in the model keeps an initial value."""
+        return not (self.resized or self.reinitialised or self.missing)
 
     def table(self) -> str:
         """Return a table with the count of each outcome, and the parts of the model concerned."""
@@ -101,7 +109,9 @@ class LoadReport:
             logger.log(level, "Weights from %s:\n%s", self.path, self.table())
 
 
-def load_weights(model: nn.Module, path: str | os.PathLike[str], *, strict: bool = False) -> LoadReport:
+def load_weights(
+    model: nn.Module, path: str | os.PathLike[str], *, complete: bool = False, strict: bool = False
+) -> LoadReport:
     """Load weights from `path` (see `read_checkpoint`) into `model`, as far as they fit, and log a report.
 
     Names are converted (see `convert_names`). With another number of classes the class head begins anew; with
@@ -110,16 +120,20 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], *, strict: bool
     Args:
         model: a model, or a part such as a backbone.
         path: path or address of a file, or a folder of transformers.
+        complete: the file must have every tensor of the model, in its size; it may hold more.
         strict: allow no difference; what `convert_names` renames is none.
 
     Raises:
         FileNotFoundError: if there is no such file.
         CheckpointError: if the file cannot be read, belongs to another architecture (less than half of some part of
-            the model that the file has weights for is found in it), has a tensor of another shape, or, when
-            `strict`, does not fit exactly.
+            the model that the file has weights for is found in it), has a tensor of another shape, or is not what
+            `complete` or `strict` ask for.
     """
+    if complete and not os.fspath(path):
+        raise CheckpointError("MODEL.WEIGHTS is empty: the model would guess with random weights. Name their file.")
     own = {name: value for name, value in model.state_dict().items() if not name.endswith(OWN)}
-    converted = convert_names(read_checkpoint(path)["model"], own.keys())
+    content = read_checkpoint(path)
+    converted = convert_names(content["model"], own.keys())
     weights = {name: value for name, value in converted.weights.items() if not name.endswith(OWN)}
     common = {name: weights[name] for name in own if name in weights}
     _check_architecture(own.keys(), common.keys(), weights.keys(), path)
@@ -133,9 +147,15 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], *, strict: bool
         reinitialised=tuple(sorted(reinitialised)),
         missing=tuple(name for name in own if name not in weights and not name.endswith(UNTOLD)),
         skipped=tuple(name for name in weights if name not in own and not name.endswith(UNTOLD)),
+        categories=tuple(content.get("categories", ())),
     )
     if strict and not report.complete:
         raise CheckpointError(f"{path} does not fit the model exactly:\n{report.table()}")
+    if complete and not report.completes_model:
+        raise CheckpointError(
+            f"{path} does not complete the model, a part of which would have random weights:\n{report.table()}\n"
+            "Use the config that the weights were trained with (config.yaml beside them), or another file."
+        )
     try:
         model.load_state_dict(common, strict=False)
     except RuntimeError as error:  # a position table that its module cannot resize

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+from mask2former.similar import did_you_mean
 
 _TABLE = Path(__file__).with_name("published.json")
 _HOST = "https://dl.fbaipublicfiles.com/maskformer/mask2former/"
@@ -51,13 +52,11 @@ def get_checkpoint_url(name: str) -> str:
     models = published_models()
     name = name.removesuffix(".yaml")
     if name not in models:
-        raise KeyError(f"no published model is named '{name}'{did_you_mean(name, models)}")
+        raise KeyError(f"no published model is named '{name}'{suggest_model(name, models)}")
     return models[name].checkpoint
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return "; did you mean ...?" with up to four known names like `name`, or ending in it, or ""."""
-    known = sorted(known)
-    same_end = [other for other in known if other.endswith(f"/{name.rpartition('/')[2]}")]
-    matches = dict.fromkeys([*difflib.get_close_matches(name, known, n=2), *same_end])
-    return f"; did you mean {' or '.join(list(matches)[:4])}?" if matches else ""
+def suggest_model(name: str, known: Iterable[str]) -> str:
+    """Return suggestions for a misspelt name of a model: names that end like it, and like ones."""
+    names = sorted(known)
+    return did_you_mean(name, names, first=[other for other in names if other.endswith(f"/{name.rpartition('/')[2]}")])

@@ -4,7 +4,6 @@ The same code serves both sources: Detectron2's own `merge_from_file` may run Py
 """
 
 import ast
-import difflib
 import functools
 import logging
 import re
@@ -17,6 +16,7 @@ from fvcore.common.config import BASE_KEY
 from fvcore.common.config import CfgNode as _FvcoreCfgNode
 
 from mask2former.d2.bundled.defaults import DEFAULTS
+from mask2former.similar import did_you_mean
 
 __all__ = ["load_config_file", "merge_config_file", "merge_key_values", "parse_yaml"]
 
@@ -244,5 +244,4 @@ def _describe(key: str, known: list[str]) -> str:
     """The key with what may have been meant: a similar key, or one of the same name in another section."""
     name = key.rpartition(".")[2]
     elsewhere = [other for other in known if other.rpartition(".")[2] == name]
-    matches = list(dict.fromkeys([*elsewhere, *difflib.get_close_matches(key, known, n=3, cutoff=0.75)]))[:4]
-    return f"{key} (did you mean {' or '.join(matches)}?)" if matches else key
+    return key + did_you_mean(key, known, first=elsewhere, cutoff=0.75)

@@ -5,7 +5,6 @@ listing per folder. Pixel values are checked in `LABEL_MAPS_READ` label maps of 
 would take minutes, and the mapper checks every one that it reads later.
 """
 
-import difflib
 import logging
 import os
 import tempfile
@@ -21,6 +20,7 @@ from mask2former.d2.config import CfgNode
 from mask2former.d2.data import DatasetCatalog, MetadataCatalog
 from mask2former.data.images import read_label_map
 from mask2former.data.mappers import DATASET_MAPPER_REGISTRY
+from mask2former.similar import did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -152,7 +152,9 @@ def check_train_datasets(cfg: CfgNode, *, check_classes: bool = True) -> None:
     mapper = cfg.INPUT.DATASET_MAPPER_NAME
     if mapper not in DATASET_MAPPER_REGISTRY:
         names = [name for name, _ in DATASET_MAPPER_REGISTRY]
-        raise SetupError(f"INPUT.DATASET_MAPPER_NAME is {mapper!r}.{_suggestion(mapper, names)}")
+        raise SetupError(
+            f"INPUT.DATASET_MAPPER_NAME {mapper!r} is not registered{did_you_mean(mapper, names, else_all=True)}"
+        )
     if not cfg.DATASETS.TRAIN:
         raise SetupError("DATASETS.TRAIN is empty: name at least one registered data set")
     num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
@@ -184,7 +186,11 @@ def check_test_datasets(cfg: CfgNode, *, check_classes: bool = True) -> None:
 def load_dataset(key: str, name: str) -> DatasetDicts:
     """The dataset dicts of a registered name; `key` is the config key that holds it."""
     if name not in DatasetCatalog.list():
-        raise SetupError(f"{key}: data set {name!r} is not registered.{_suggestion(name, DatasetCatalog.list())}")
+        known = DatasetCatalog.list()
+        raise SetupError(
+            f"{key}: data set {name!r} is not registered{did_you_mean(name, known, else_all=True)}. Name the module "
+            "that registers it with --import MODULE, or correct the name."
+        )
     try:
         dicts = DatasetCatalog.get(name)
     except FileNotFoundError as error:
@@ -313,10 +319,3 @@ def check_tasks(cfg: CfgNode) -> None:
                 f"Data set {name!r} (evaluator_type {evaluator_type!r}) cannot be scored while "
                 f"{prefix}.{switch} is False. Set {prefix}.{switch} True, or change DATASETS.TEST."
             )
-
-
-def _suggestion(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=3)
-    if close:
-        return f" Did you mean {' or '.join(close)}?"
-    return f" Known are: {', '.join(known)}"

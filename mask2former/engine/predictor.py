@@ -14,7 +14,8 @@ from mask2former.d2.modeling import build_model
 from mask2former.d2.structures import Instances
 from mask2former.d2.transforms import AugInput, AugmentationList
 from mask2former.data.augmentation import build_test_augmentation
-from mask2former.data.datasets.metadata import dataset_metadata
+from mask2former.data.datasets.metadata import dataset_metadata, metadata_of
+from mask2former.engine.setup import use_available_device
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +24,8 @@ class Predictor:
     """A model with its weights and the preparation of its images, like Detectron2's DefaultPredictor.
 
     Attributes:
-        metadata: of the first data set of DATASETS.TEST, for drawing; empty when the config names none.
+        metadata: names, colours and kinds of the classes, for drawing: MODEL.CATEGORIES, else what the checkpoint
+            says, else what is registered of the first data set of DATASETS.TEST.
     """
 
     def __init__(
@@ -33,17 +35,21 @@ class Predictor:
         score_threshold: float = 0.0,
         max_instances: int | None = None,
         input_format: str = "BGR",
+        allow_missing_weights: bool = False,
     ) -> None:
         """
         Args:
-            cfg: a complete config; MODEL.WEIGHTS is loaded. It is copied, not changed.
+            cfg: a complete config, such as `config.yaml` of a run; MODEL.WEIGHTS is loaded. It is copied, not changed.
+                Where MODEL.DEVICE is "cuda" and there is no usable GPU, the CPU predicts.
             score_threshold: instances with a lower score, in 0..1, are dropped.
             max_instances: at most this many instances, the best ones; TEST.DETECTIONS_PER_IMAGE by default.
             input_format: channel order of the images that will be given, "BGR" (as OpenCV reads) or "RGB".
+            allow_missing_weights: predict also with random weights, where MODEL.WEIGHTS is empty or lacks some.
 
         Raises:
             ValueError: an option is out of range.
             FileNotFoundError: MODEL.WEIGHTS does not exist.
+            CheckpointError: MODEL.WEIGHTS is empty or does not fill the model.
         """
         if not 0 <= score_threshold <= 1:
             raise ValueError(f"score_threshold must lie in 0..1, not {score_threshold}")
@@ -52,7 +58,7 @@ class Predictor:
         for name, value in (("input_format", input_format), ("INPUT.FORMAT", cfg.INPUT.FORMAT)):
             if value not in ("BGR", "RGB"):
                 raise ValueError(f"{name} must be BGR or RGB, not {value!r}")
-        self.cfg = cfg.clone()
+        self.cfg = use_available_device(cfg)
         self.cfg.defrost()
         if max_instances is not None:
             self.cfg.TEST.DETECTIONS_PER_IMAGE = max_instances
@@ -63,12 +69,18 @@ class Predictor:
             _complete_metadata(name)
         self.metadata = _complete_metadata(cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else "__unnamed__")
         self.model = build_model(self.cfg).eval()
-        if cfg.MODEL.WEIGHTS:
-            if Path(cfg.MODEL.WEIGHTS).expanduser().is_dir():
+        categories = list(cfg.MODEL.CATEGORIES)
+        if cfg.MODEL.WEIGHTS or not allow_missing_weights:
+            if cfg.MODEL.WEIGHTS and Path(cfg.MODEL.WEIGHTS).expanduser().is_dir():
                 check_config(cfg, cfg.MODEL.WEIGHTS)
-            load_weights(self.model, cfg.MODEL.WEIGHTS)
+            report = load_weights(self.model, cfg.MODEL.WEIGHTS, complete=not allow_missing_weights)
+            categories = categories or list(report.categories)
         else:
             logger.warning("MODEL.WEIGHTS is empty: this predictor has random weights")
+        if categories:
+            self.metadata = metadata_of(categories)
+            if hasattr(self.model, "metadata"):
+                setattr(self.model, "metadata", self.metadata)  # noqa: B010, from which it knows the things
         self._augmentation = AugmentationList(build_test_augmentation(self.cfg))
         self._swap_channels = input_format != cfg.INPUT.FORMAT
 

@@ -13,6 +13,9 @@ from mask2former import d2
 from mask2former.d2 import comm
 from mask2former.d2.config import CfgNode
 from mask2former.d2.config_file import merge_config_file, merge_key_values
+from mask2former.d2.data import DatasetCatalog
+from mask2former.data.datasets.metadata import categories_of, dataset_metadata
+from mask2former.engine.command import HANDLER, add_import_option, import_modules
 from mask2former.files import write_text
 
 logger = logging.getLogger(__name__)
@@ -36,6 +39,12 @@ def default_argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--strict", action="store_true", help="stop unless MODEL.WEIGHTS holds exactly the weights of the model"
     )
+    parser.add_argument(
+        "--allow-missing-weights",
+        action="store_true",
+        help="evaluate also a model a part of which has random weights, because MODEL.WEIGHTS is empty or lacks it",
+    )
+    add_import_option(parser)
     parser.add_argument("--num-gpus", type=int, default=1, help="GPUs *per machine*; ignored without a GPU")
     parser.add_argument("--num-machines", type=int, default=1, help="number of machines")
     parser.add_argument("--machine-rank", type=int, default=0, help="number of this machine, from 0")
@@ -51,7 +60,9 @@ def default_argument_parser() -> argparse.ArgumentParser:
 
 
 def setup(args: argparse.Namespace, cfg: CfgNode) -> CfgNode:
-    """Read the config, make OUTPUT_DIR with `config.yaml` in it, start logging; called in every process.
+    """Import what `--import` names, read the config, make OUTPUT_DIR with `config.yaml` in it, start logging.
+
+    It is called in every process.
 
     Args:
         args: of `default_argument_parser`.
@@ -62,7 +73,9 @@ def setup(args: argparse.Namespace, cfg: CfgNode) -> CfgNode:
 
     Raises:
         FileNotFoundError, KeyError, ValueError: the config file or an option is wrong; the text names it.
+        ModuleNotFoundError: there is no module of a name that `--import` gives.
     """
+    import_modules(getattr(args, "modules", ()))
     cfg = load_cfg(cfg, args.config_file, args.opts)
     output_dir = Path(cfg.OUTPUT_DIR)
     if comm.is_main_process():
@@ -102,25 +115,43 @@ def use_available_device(cfg: CfgNode) -> CfgNode:
     return cfg
 
 
+def with_categories(cfg: CfgNode) -> CfgNode:
+    """A frozen copy of `cfg` whose MODEL.CATEGORIES are the classes of DATASETS.TRAIN, as far as these are known."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    for name in cfg.DATASETS.TRAIN[:1]:
+        if name in DatasetCatalog.list():
+            cfg.MODEL.CATEGORIES = categories_of(dataset_metadata(name))
+    cfg.freeze()
+    return cfg
+
+
 def setup_logging(output_dir: Path, *, rank: int = 0) -> None:
     """Send messages (INFO and above) to `output_dir/log.txt` and, from the main process, to standard output.
 
-    Other processes write `log.txt.rank<r>`. Calling it again replaces what an earlier call set up.
+    Tracebacks are in the file alone. Other processes write `log.txt.rank<r>`. Calling it again replaces what an
+    earlier call set up.
     """
     root = logging.getLogger()
     for handler in list(root.handlers):
-        if handler.get_name() == __name__:
+        if handler.get_name() == HANDLER:
             root.removeHandler(handler)
             handler.close()
     file = output_dir / ("log.txt" if rank == 0 else f"log.txt.rank{rank}")
     handlers: list[logging.Handler] = [logging.FileHandler(file, encoding="utf-8")]
     if rank == 0:
         handlers.append(logging.StreamHandler(sys.stdout))
-    for handler in handlers:
-        handler.set_name(__name__)
-        handler.setFormatter(logging.Formatter(LOG_FORMAT, datefmt="%m/%d %H:%M:%S"))
+    for handler, formatter in zip(handlers, (logging.Formatter, _WithoutTraceback), strict=False):
+        handler.set_name(HANDLER)
+        handler.setFormatter(formatter(LOG_FORMAT, datefmt="%m/%d %H:%M:%S"))
         root.addHandler(handler)
     root.setLevel(logging.INFO)
+
+
+class _WithoutTraceback(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        bare = logging.makeLogRecord({**record.__dict__, "exc_info": None, "exc_text": None, "stack_info": None})
+        return super().format(bare)
 
 
 def describe_environment() -> str:

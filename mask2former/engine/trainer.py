@@ -33,7 +33,7 @@ from mask2former.engine.optimizer import build_gradient_clipper, build_optimizer
 from mask2former.engine.precision import Precision
 from mask2former.engine.schedules import build_lr_scheduler
 from mask2former.engine.seed import seed_everything, with_seed
-from mask2former.engine.setup import use_available_device
+from mask2former.engine.setup import use_available_device, with_categories, write_config
 from mask2former.engine.test_time_augmentation import build_model_with_tta
 from mask2former.engine.writers import EventWriter, JSONWriter, LogWriter, TensorBoardWriter
 from mask2former.evaluation.build import build_evaluators
@@ -64,7 +64,9 @@ class Trainer:
         self.check_setup(cfg)
         self._seed_was_drawn = cfg.SEED < 0
         seed = comm.shared_random_seed() if self._seed_was_drawn else cfg.SEED
-        self.cfg = with_seed(use_available_device(cfg), seed)
+        self.cfg = with_categories(with_seed(use_available_device(cfg), seed))
+        if comm.is_main_process():
+            write_config(self.cfg, Path(cfg.OUTPUT_DIR) / "config.yaml")
         logger.info("Seed: %d", seed)
         seed_everything(seed)
         self.raw_model = self.build_model(self.cfg)
@@ -201,7 +203,9 @@ class Trainer:
         """Write a checkpoint of the last completed step, OUTPUT_DIR/<name>.pth; any process may call it."""
         if self._last_update is None:
             raise RuntimeError("no step has been completed, there is nothing to save")
-        self.checkpointer.save(name, iteration=self._last_update, seed=self.cfg.SEED)
+        self.checkpointer.save(
+            name, iteration=self._last_update, seed=self.cfg.SEED, categories=self.cfg.MODEL.CATEGORIES
+        )
 
     def _save_interrupted(self) -> None:
         if self._last_update is not None:

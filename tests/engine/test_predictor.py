@@ -6,10 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from mask2former import get_cfg
+from mask2former.checkpoint import CheckpointError
 from mask2former.d2.config import CfgNode
 from mask2former.d2.data import MetadataCatalog
+from mask2former.d2.modeling import build_model
 from mask2former.engine.predictor import Predictor
+from mask2former.engine.setup import load_cfg
 from tests.helpers.brightness_model import brightness_config
+from tests.helpers.models import small_cfg
 
 
 @pytest.fixture
@@ -77,14 +82,63 @@ def test_metadata(cfg: CfgNode) -> None:
     MetadataCatalog.remove("a_set_to_draw")
 
 
-def test_no_weights_warns(cfg: CfgNode, caplog: pytest.LogCaptureFixture) -> None:
+def test_random_weights_are_refused_unless_asked_for(
+    cfg: CfgNode, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     cfg.defrost()
     cfg.MODEL.WEIGHTS = ""
-    Predictor(cfg)
+    with pytest.raises(CheckpointError, match=r"MODEL\.WEIGHTS is empty"):
+        Predictor(cfg)
+    Predictor(cfg, allow_missing_weights=True)
     assert "MODEL.WEIGHTS is empty" in caplog.text
     cfg.MODEL.WEIGHTS = "nowhere.pth"
     with pytest.raises(FileNotFoundError, match="nowhere"):
         Predictor(cfg)
+
+
+def test_weights_that_leave_a_gap_are_refused_unless_asked_for(tmp_path: Path) -> None:
+    cfg = small_cfg()
+    weights = build_model(cfg).state_dict()
+    cfg.MODEL.WEIGHTS = str(tmp_path / "gap.pth")
+    del weights["sem_seg_head.predictor.class_embed.bias"]
+    torch.save({"model": weights}, cfg.MODEL.WEIGHTS)
+    with pytest.raises(CheckpointError, match=r"gap\.pth does not complete the model.*random"):
+        Predictor(cfg)
+    Predictor(cfg, allow_missing_weights=True)
+    weights["sem_seg_head.predictor.class_embed.bias"] = torch.zeros(99)  # of other classes
+    torch.save({"model": weights}, cfg.MODEL.WEIGHTS)
+    with pytest.raises(CheckpointError, match=r"re-initialised \(classes differ\) +1"):
+        Predictor(cfg)
+
+
+CATEGORIES = [{"name": "boat", "isthing": 1, "color": [1, 2, 3]}, {"name": "water", "isthing": 0, "color": [4, 5, 6]}]
+
+
+@pytest.mark.parametrize("source", ["config", "checkpoint"])
+def test_classes_need_no_registration(source: str, tmp_path: Path) -> None:
+    cfg = small_cfg(MODEL__SEM_SEG_HEAD__NUM_CLASSES=2, DATASETS__TRAIN=("unknown_train",))
+    cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_ON = True
+    cfg.MODEL.WEIGHTS = str(tmp_path / "model.pth")
+    content = {"model": build_model(cfg).state_dict()}
+    if source == "config":
+        cfg.MODEL.CATEGORIES = CATEGORIES
+    else:
+        content["categories"] = CATEGORIES
+    torch.save(content, cfg.MODEL.WEIGHTS)
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    predictor = Predictor(load_cfg(get_cfg(), str(tmp_path / "config.yaml")))
+    assert predictor.metadata.stuff_classes == ["boat", "water"]
+    assert predictor.metadata.stuff_colors == [[1, 2, 3], [4, 5, 6]]
+    assert predictor.model.thing_ids == {0}
+    assert "panoptic_seg" in predictor(np.zeros((40, 60, 3), np.uint8))
+    MetadataCatalog.remove("unknown_train")
+
+
+def test_without_a_gpu_the_cpu_predicts(cfg: CfgNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    cfg.defrost()
+    cfg.MODEL.DEVICE = "cuda"
+    assert Predictor(cfg).cfg.MODEL.DEVICE == "cpu"
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,9 @@ def test_arguments_are_detectron2s():
         *("--machine-rank", "1", "--dist-url", "tcp://host:1", "SOLVER.MAX_ITER", "5", "OUTPUT_DIR", "out"),
     )
     assert vars(args) == {
-        "strict": False,  # ours
+        "strict": False,
+        "allow_missing_weights": False,
+        "modules": [],  # ours
         "config_file": "a.yaml",
         "eval_only": True,
         "resume": True,

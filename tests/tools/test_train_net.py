@@ -11,11 +11,12 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from mask2former import get_cfg
 from mask2former.checkpoint import CheckpointError
 from mask2former.d2.data import DatasetCatalog, MetadataCatalog
 from mask2former.data.datasets import register_coco_panoptic
 from mask2former.data.datasets.shapes import CATEGORIES, write_split
-from mask2former.engine.setup import default_argument_parser
+from mask2former.engine.setup import default_argument_parser, load_cfg
 from tests.helpers.models import small_cfg
 from tests.helpers.training import restored_logging
 from tools.train_net import main
@@ -90,6 +91,15 @@ def test_trains_and_evaluates(trained):
     assert "PQ" in (trained / "log.txt").read_text()
 
 
+def test_checkpoint_and_config_name_the_classes(trained):
+    expected = [
+        {"name": category["name"], "isthing": category["isthing"], "color": list(category["color"])}
+        for category in CATEGORIES
+    ]
+    assert weights(trained)["categories"] == expected
+    assert expected == load_cfg(get_cfg(), str(trained / "config.yaml")).MODEL.CATEGORIES
+
+
 def test_resumed_run_with_other_workers_is_the_same_to_the_last_bit(folder, trained):
     output = folder / "resumed"
     output.mkdir()
@@ -114,6 +124,16 @@ def test_eval_only_scores_the_saved_weights(folder, trained):
     saved = json.loads((output / "inference" / "tool_val" / "panoptic_predictions.json").read_text())
     during = json.loads((trained / "inference" / "tool_val" / "panoptic_predictions.json").read_text())
     assert saved == during
+
+
+def test_random_weights_are_not_evaluated_unless_asked_for(folder, trained):
+    with pytest.raises(CheckpointError, match=r"MODEL\.WEIGHTS is empty"):
+        run(folder, folder / "empty", "MODEL.WEIGHTS", "", flags=["--eval-only"])
+    options = ("MODEL.WEIGHTS", str(trained / "model_final.pth"), "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "9")
+    with pytest.raises(CheckpointError, match=r"model_final\.pth does not complete the model"):
+        run(folder, folder / "partial", *options, flags=["--eval-only"])
+    run(folder, folder / "partial", *options, flags=["--eval-only", "--allow-missing-weights"])
+    assert (folder / "partial" / "inference" / "tool_val" / "panoptic_predictions.json").is_file()
 
 
 def test_eval_only_with_test_time_augmentation(folder, trained):

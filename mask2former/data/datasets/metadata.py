@@ -78,6 +78,23 @@ def semantic_metadata(categories: Sequence[Category]) -> dict[str, Any]:
     return {"stuff_classes": names, "stuff_colors": colors}
 
 
+def categories_of(metadata: Metadata) -> list[Category]:
+    """The classes that a set's metadata knows, in the model's order: `name`, `isthing`, and `color` if there is one."""
+    kind = "stuff" if metadata.get("stuff_classes") else "thing"
+    names = metadata.get(f"{kind}_classes") or []
+    colors = metadata.get(f"{kind}_colors") or []
+    things = set(metadata.get("thing_dataset_id_to_contiguous_id", {}).values())
+    records: list[Category] = [{"name": name, "isthing": int(i in things)} for i, name in enumerate(names)]
+    for record, color in zip(records, colors, strict=False):
+        record["color"] = list(color)
+    return records
+
+
+def metadata_of(categories: Sequence[Category]) -> Metadata:
+    """Metadata to draw with, of no registered set, from `categories_of` another."""
+    return Metadata(name="categories").set(**panoptic_metadata([{**c, "id": i} for i, c in enumerate(categories)]))
+
+
 def dataset_metadata(name: str) -> Metadata:
     """Metadata of a registered set, complete: classes that stand in its files are read first if need be."""
     metadata = MetadataCatalog.get(name)
