@@ -140,7 +140,8 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         memory = [self._embed_level(level, feature) for level, feature in enumerate(x)]
         resized = [resize(mask_features.detach(), feature.shape[-2:]) for feature in x]
         position = self.query_embed.weight.unsqueeze(0)
-        queries = [self.query_feat.weight.expand(len(mask_features), -1, -1)]
+        queries = self.query_feat.weight.expand(len(mask_features), -1, -1)
+        states = [self._describe(queries)]
         layers = zip(
             self.transformer_cross_attention_layers,
             self.transformer_self_attention_layers,
@@ -149,11 +150,12 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         )
         for i, (cross_attention, self_attention, ffn) in enumerate(layers):
             level = i % NUM_LEVELS
-            mask = self._attention_mask(queries[-1], resized[level])
-            attended = cross_attention(queries[-1], position, *memory[level], mask)
-            queries.append(ffn(self_attention(attended, position)))
-        predictions = self._predict(queries if self.training else queries[-1:], mask_features)
-        return {**predictions[-1], "mask_features": mask_features, "aux_outputs": predictions[:-1]}
+            # Resizing the features instead of the masks made with them is the same, since both steps are linear, and
+            # there are fewer features than masks.
+            mask = attention_mask(_masks(states[-1][1].detach(), resized[level]))
+            queries = ffn(self_attention(cross_attention(queries, position, *memory[level], mask), position))
+            states.append(self._describe(queries))
+        return self._predict(states if self.training else states[-1:], mask_features)
 
     def _embed_level(self, level: int, feature: Tensor) -> tuple[Tensor, Tensor]:
         """Return keys and values (B, h*w, E) of a map: only keys carry positions."""
@@ -162,23 +164,24 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         value = feature.flatten(2).transpose(1, 2) + self.level_embed.weight[level]
         return value + sine_tokens(height, width, channels, feature.device), value
 
-    @torch.no_grad()
-    def _attention_mask(self, queries: Tensor, mask_features: Tensor) -> Tensor:
-        """See `attention_mask`; the mask of `queries` (B, Q, E) at the size of `mask_features` (B, mask_dim, h, w).
+    def _describe(self, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """Return normalised queries (B, Q, E) and the mask embeddings (B, Q, mask_dim) made of them.
 
-        Resizing the features instead of the masks made with them is the same, since both steps are linear, and there
-        are fewer features than masks.
+        Once, with gradient: autocast keeps the weights that it has cast, and PyTorch up to 2.10 would keep them
+        without gradient if they were first used where none is wanted.
         """
-        return attention_mask(_masks(self.mask_embed(self.decoder_norm(queries)), mask_features))
+        normalised = self.decoder_norm(queries)
+        return normalised, self.mask_embed(normalised)
 
-    def _predict(self, queries: Sequence[Tensor], mask_features: Tensor) -> list[dict[str, Tensor]]:
-        """Return the prediction of each of several states of the queries (B, Q, E), all computed together."""
-        states = self.decoder_norm(torch.cat(list(queries), dim=1))
-        logits, embeddings = self.class_embed(states), self.mask_embed(states)
-        values = (logits, _masks(embeddings, mask_features), embeddings)
+    def _predict(self, states: Sequence[tuple[Tensor, Tensor]], mask_features: Tensor) -> dict[str, Any]:
+        """Return the prediction of the last of several states of the queries, and in it those of the earlier ones."""
+        normalised, embeddings = (torch.cat(parts, dim=1) for parts in zip(*states, strict=True))
+        mask_features = mask_features.to(embeddings.dtype)  # once, and not for each user
+        values = (self.class_embed(normalised), _masks(embeddings, mask_features), embeddings)
         names = ("pred_logits", "pred_masks", "mask_embeddings")
-        each = zip(*(value.chunk(len(queries), dim=1) for value in values), strict=True)
-        return [dict(zip(names, prediction, strict=True)) for prediction in each]
+        each = zip(*(value.chunk(len(states), dim=1) for value in values), strict=True)
+        *earlier, last = [dict(zip(names, prediction, strict=True)) for prediction in each]
+        return {**last, "mask_features": mask_features, "aux_outputs": earlier}
 
 
 def attention_mask(mask_logits: Tensor) -> Tensor:

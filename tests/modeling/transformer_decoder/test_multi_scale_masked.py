@@ -98,6 +98,43 @@ def test_attention_masks_are_those_of_the_resized_prediction() -> None:
         assert not mask.requires_grad
 
 
+def test_gradients_under_autocast_are_those_of_float32() -> None:
+    """On PyTorch up to 2.10 a weight first used without gradient has none for as long as autocast keeps its cast."""
+    (levels, mask_features), gradients = maps(), []
+    for enabled in (False, True):
+        model = decoder(dec_layers=1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            outputs = model(levels, mask_features)
+        predictions = [*outputs["aux_outputs"], outputs]
+        torch.manual_seed(2)
+        sum(
+            (prediction[name].float() * torch.randn(prediction[name].shape)).sum()
+            for prediction in predictions
+            for name in ("pred_logits", "pred_masks")
+        ).backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+    for name, exact in gradients[0].items():
+        assert gradients[1][name] is not None, name
+        error = (gradients[1][name] - exact).norm() / exact.norm()
+        assert error < 0.1 or exact.norm() < 1e-4, f"{name}: {error:.3f}"
+
+
+def test_mask_features_may_be_float32_under_autocast() -> None:
+    levels, mask_features = maps()
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = decoder()(levels, mask_features)
+    assert outputs["pred_masks"].dtype == outputs["mask_embeddings"].dtype == outputs["mask_features"].dtype
+    product = torch.einsum("bqc,bchw->bqhw", outputs["mask_embeddings"].float(), outputs["mask_features"].float())
+    torch.testing.assert_close(outputs["pred_masks"].float(), product, atol=0.02, rtol=0.02)
+
+
+def test_each_state_of_the_queries_is_described_once_with_gradient() -> None:
+    model, calls = decoder(), []
+    model.mask_embed.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+    model(*maps())
+    assert calls == [True] * 5
+
+
 def test_evaluation_gives_the_last_prediction_of_training() -> None:
     model, inputs = decoder(), maps()
     expected = model(*inputs)
