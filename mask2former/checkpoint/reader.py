@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
-from collections import OrderedDict
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mask2former.checkpoint.download import local_path
 from mask2former.checkpoint.errors import CheckpointError
+from mask2former.checkpoint.pickle_data import read_pickle, walk
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -58,7 +59,7 @@ def read_transformers_config(folder: Path) -> dict[str, Any]:
         )
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:  # not JSON, or not UTF-8
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or lists in lists without end
         raise CheckpointError(f"{file} is not JSON ({error}); its download or copy did not finish") from error
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind != "mask2former":
@@ -86,24 +87,42 @@ def _read_file(file: Path) -> dict[str, Any]:
         raise
     except Exception as error:  # a damaged pickle or archive can raise anything
         raise CheckpointError(
-            f"{file} cannot be read; it is truncated, or no {file.suffix} checkpoint ({error})"
+            f"{file} cannot be read; it is truncated, or no {file.suffix} checkpoint ({str(error)[:300]})"
         ) from error
     return _with_tensors(content, file)
 
 
 def _read_torch(file: Path) -> Any:
+    _check_archive(file)
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "nsupported global" not in str(error):
             raise
         raise CheckpointError(f"{file} holds more than tensors and plain data, so it is not read: {error}") from error
+    size = file.stat().st_size
+    return walk(content, lambda value: _check_tensor(value, size), size)
 
 
-def _read_pickle(file: Path) -> Any:
+def _check_archive(file: Path) -> None:
+    """Refuse an archive that unpacks to more than it holds; PyTorch writes its own uncompressed."""
     with file.open("rb") as stream:
-        # Python 2 wrote the bytes of arrays as str; latin1 maps them one to one.
-        return _DataUnpickler(stream, file=file).load()
+        if stream.read(4) != b"PK\x03\x04":
+            return  # the format before PyTorch 1.6
+        with zipfile.ZipFile(stream) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+        if unpacked > file.stat().st_size:
+            raise CheckpointError(f"{file} unpacks to {unpacked} bytes, more than it has; PyTorch writes no such files")
+
+
+def _check_tensor(value: Any, size: int) -> Any:
+    """Refuse tensors that reach beyond the bytes of a file of this `size`, or that say where others lie."""
+    if isinstance(value, Tensor):
+        if value.is_nested or value.layout != torch.strided or value.is_quantized:
+            raise ValueError("a tensor that is sparse, nested or quantised")
+        if value.device.type == "cpu" and value.numel() * value.element_size() > size:
+            raise ValueError(f"a tensor of shape {tuple(value.shape)}, more than the file holds")
+    return value
 
 
 def _read_safetensors(file: Path) -> Any:
@@ -111,60 +130,12 @@ def _read_safetensors(file: Path) -> Any:
 
 
 _READERS: dict[str, Callable[[Path], Any]] = {
-    ".pkl": _read_pickle,
+    ".pkl": read_pickle,
     ".pth": _read_torch,
     ".pt": _read_torch,
     ".bin": _read_torch,
     ".safetensors": _read_safetensors,
 }
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    """Stand in for `codecs.encode`, by which Python 3 writes bytes in the older pickle protocols."""
-    if encoding != "latin1":
-        raise ValueError(f"bytes encoded as {encoding!r}")
-    return text.encode("latin1")
-
-
-def _admitted_globals() -> dict[tuple[str, str], Any]:
-    """Return all that a pickle may name: containers, numbers and what NumPy arrays are rebuilt by."""
-    admitted: dict[tuple[str, str], Any] = {
-        ("collections", "OrderedDict"): OrderedDict,
-        ("_codecs", "encode"): _encode,
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-    }
-    for kind in (bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset):
-        for module in ("builtins", "__builtin__"):
-            admitted[module, kind.__name__] = kind
-    # NumPy's own answer to how an array is rebuilt, in the spellings of all its versions.
-    array = np.zeros(1, np.float32)
-    rebuilders: list[Any] = [array.__reduce__()[0], array.__reduce_ex__(5)[0], array[0].__reduce__()[0]]
-    for rebuild in rebuilders:
-        package = rebuild.__module__.rpartition(".")[2]
-        for core in ("numpy.core", "numpy._core"):
-            admitted[f"{core}.{package}", rebuild.__name__] = rebuild
-    return admitted
-
-
-_ADMITTED = _admitted_globals()
-
-
-class _DataUnpickler(pickle.Unpickler):
-    """Unpickler that builds plain data and arrays, and refuses everything else by name."""
-
-    def __init__(self, stream: Any, *, file: Path) -> None:
-        super().__init__(stream, encoding="latin1")
-        self._file = file
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Return the admitted object of that name."""
-        try:
-            return _ADMITTED[module, name]
-        except KeyError:
-            raise CheckpointError(
-                f"{self._file} asks for {module}.{name}, which is no plain data, so it is not read"
-            ) from None
 
 
 def _with_tensors(content: Any, file: Path) -> dict[str, Any]:
@@ -182,7 +153,7 @@ def _with_tensors(content: Any, file: Path) -> dict[str, Any]:
 def _tensor(value: Any, name: Any, file: Path) -> Tensor:
     if isinstance(value, Tensor):
         return value
-    array = np.asarray(value)
-    if not isinstance(name, str) or array.dtype.kind not in "biuf":
-        raise CheckpointError(f"{file}: entry {name!r} is a {type(value).__name__}, not an array of numbers")
-    return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
+    array = np.asarray(value) if isinstance(value, (np.ndarray, np.generic, bool, int, float)) else None
+    if not isinstance(name, str) or array is None or array.dtype.kind not in "biuf":
+        raise CheckpointError(f"{file}: entry {repr(name)[:100]} is a {type(value).__name__}, not an array of numbers")
+    return torch.from_numpy(array)

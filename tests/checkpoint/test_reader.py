@@ -1,5 +1,8 @@
 import io
 import pickle
+import subprocess
+import sys
+import zipfile
 from collections import Counter, OrderedDict
 
 import numpy as np
@@ -25,7 +28,7 @@ def test_published_pickles_of_every_protocol(tmp_path, protocol):
         "model": OrderedDict(w=ARRAY, fortran=np.asfortranarray(ARRAY), n=np.int64(7), half=ARRAY.astype("f2")),
         "__author__": "somebody",
         "matching_heuristics": True,
-        "misc": [1, 2.5, None, ("a", {3}), b"bytes", 1 + 2j],
+        "misc": [1, 2.5, None, True, ("a", {"b": 3}), b"bytes", b"", 1 << 70],
     }
     path = tmp_path / "model.pkl"
     path.write_bytes(pickle.dumps(content, protocol=protocol))
@@ -66,12 +69,68 @@ def test_python_2_pickle(tmp_path):
         ({"model": {"w": ARRAY}, "extra": Runs()}, r"builtins\.exec"),
         (Counter(a=1), r"collections\.Counter"),
         ({"model": {"w": torch.zeros(1)}}, r"torch\._utils"),
+        ({"model": {"w": ARRAY}, "n": 1j}, r"builtins\.complex"),
     ],
 )
 def test_pickles_that_name_anything_else_are_refused(tmp_path, content, name):
     path = tmp_path / "evil.pkl"
     path.write_bytes(pickle.dumps(content))
     with pytest.raises(CheckpointError, match=rf"evil\.pkl asks for {name}"):
+        read_checkpoint(path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit of memory is Linux's")
+@pytest.mark.parametrize("attack", ["families", "mutants"])
+def test_no_pickle_does_more_than_raise(tmp_path, attack):
+    argument = str(tmp_path) if attack == "families" else "100000"
+    command = [sys.executable, "-m", "tests.helpers.pickle_attacks", attack, argument]
+    child = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert child.returncode == 0, child.stderr[-2000:]
+    assert {"families": "refused", "mutants": "100000 mutants"}[attack] in child.stdout
+
+
+def test_tied_arrays_are_read_once(tmp_path):
+    path = tmp_path / "tied.pkl"
+    path.write_bytes(pickle.dumps({"a": ARRAY, "b": ARRAY}))
+    weights = read_checkpoint(path)["model"]
+    assert weights["a"].data_ptr() == weights["b"].data_ptr()
+    weights["a"] += 1  # may be written to
+    assert torch.equal(weights["b"], torch.from_numpy(ARRAY + 1))
+
+
+def test_pth_that_unpacks_to_more_is_refused(tmp_path):
+    torch.save({"model": {"w": torch.zeros(1 << 20)}}, tmp_path / "whole.pth")
+    packed = tmp_path / "packed.pth"
+    with zipfile.ZipFile(tmp_path / "whole.pth") as source, zipfile.ZipFile(packed, "w") as target:
+        for entry in source.infolist():
+            target.writestr(entry.filename, source.read(entry), zipfile.ZIP_DEFLATED)
+    assert torch.load(packed)["model"]["w"].numel() == 1 << 20  # PyTorch itself unpacks it
+    with pytest.raises(CheckpointError, match=r"packed\.pth unpacks to 419\d{4} bytes, more than it has"):
+        read_checkpoint(packed)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.zeros(1).expand(1 << 40), "more than the file holds"),
+        (torch.eye(3).to_sparse(), "sparse, nested or quantised"),
+        (torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]), "sparse, nested or quantised"),
+    ],
+)
+def test_pth_whose_tensors_reach_elsewhere_is_refused(tmp_path, value, message):
+    path = tmp_path / "evil.pth"
+    torch.save({"model": {"w": torch.zeros(1)}, "other": [{"x": value}]}, path)
+    with pytest.raises(CheckpointError, match=message):
+        read_checkpoint(path)
+
+
+def test_pth_of_containers_in_containers_is_refused(tmp_path):
+    path = tmp_path / "evil.pth"
+    value = []
+    for _ in range(60):
+        value = [value, value]
+    torch.save({"model": {"w": torch.zeros(1)}, "other": value}, path)
+    with pytest.raises(CheckpointError, match="one another over and over"):
         read_checkpoint(path)
 
 
@@ -129,7 +188,11 @@ def test_damaged_files_are_named(tmp_path, name):
         ({}, "holds no weights"),
         ({"model": 3}, "holds no weights"),
         ({"model": {"w": "text"}}, "entry 'w' is a str"),
-        ({"model": {"w": np.array([None])}}, "entry 'w' is a ndarray"),
+        ({"model": {"w": [1.0]}}, "entry 'w' is a list"),
+        ({"model": {"w": np.array([1j])}}, "entry 'w' is a ndarray"),
+        ({"model": {"w": np.array([None])}}, "dtype 'O8', which is no plain number"),
+        ({"model": {"w": np.array(["a"])}}, "dtype 'U1', which is no plain number"),
+        ({"model": {"w": np.zeros(1, "f4,f4")}}, "dtype 'V8', which is no plain number"),
         ({"model": {1: ARRAY}}, "entry 1 is"),
     ],
 )
@@ -184,6 +247,7 @@ def test_folder_without_config(tmp_path):
         ("[1]", "a model of type None"),
         ('{"model_type": "mask2f', r"config\.json is not JSON"),
         ("", r"config\.json is not JSON"),
+        ("[" * 100_000, r"config\.json is not JSON"),
     ],
 )
 def test_folder_of_something_else(tmp_path, config, message):
