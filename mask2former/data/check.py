@@ -104,6 +104,11 @@ def _check_panoptic(metadata: Mapping[str, Any], record: Mapping[str, Any], size
         targets = panoptic_targets(ids, segments, path)
         areas = np.bincount(targets.index.ravel() + 1, minlength=len(targets.classes) + 1)
         report.count(targets.classes.tolist(), areas[1:].tolist())
+        kept = [segment for segment in segments if not segment.get("iscrowd", 0)]
+        lost = [segment["id"] for segment, area in zip(kept, areas[1:], strict=True) if not area]
+        # ADE20K's annotations hold stuff that things cover wholly.
+        if any(segment["id"] in lost for segment in kept if segment.get("isthing", True)):
+            report.problems.append(f"{path}: segment ids of the annotation have no pixel in it: {first_few(lost)}")
     return report
 
 

@@ -1,9 +1,11 @@
 """From registered data sets to batches, which depend on SEED and iteration and on nothing else.
 
 Training is one infinite stream of *positions*. The image at a position, and the random numbers that augment
-it, are functions of (SEED, position): neither the number of workers nor an interruption changes them.
+it, are functions of (SEED, position), and so is the batch that takes it: neither the number of workers nor an
+interruption changes them.
 """
 
+import itertools
 import logging
 import pickle
 import random
@@ -61,10 +63,11 @@ def build_train_loader(
         raise ValueError(f"DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)} holds no images")
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     samples = TrainingDataset(dataset, mapper or build_mapper(cfg, True), seed)
-    sampler = TrainingSampler(
-        len(dataset), seed=seed, start=start_iteration * total, rank=comm.get_rank(), world_size=world_size
-    )
-    return _build_loader(cfg, samples, sampler, total // world_size)
+    sampler = TrainingSampler(len(dataset), seed=seed, rank=comm.get_rank(), world_size=world_size)
+    grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING and all({"width", "height"} <= record.keys() for record in dataset)
+    is_wide = [record["width"] > record["height"] for record in dataset] if grouped else [False] * len(dataset)
+    batches = TrainingBatchSampler(sampler, total // world_size, is_wide=is_wide, start=start_iteration)
+    return _build_loader(cfg, samples, batch_sampler=batches)
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str, *, mapper: Mapper | None = None) -> DataLoader:
@@ -74,7 +77,7 @@ def build_test_loader(cfg: CfgNode, dataset_name: str, *, mapper: Mapper | None 
         raise ValueError(f"data set {dataset_name} holds no images")
     samples = TestDataset(dataset, mapper or build_mapper(cfg, False))
     sampler = InferenceSampler(len(dataset), rank=comm.get_rank(), world_size=comm.get_world_size())
-    return _build_loader(cfg, samples, sampler, 1)
+    return _build_loader(cfg, samples, sampler=sampler)
 
 
 def load_datasets(names: Sequence[str], *, filter_empty: bool) -> list[dict[str, Any]]:
@@ -106,11 +109,10 @@ def _has_objects(record: dict[str, Any]) -> bool:
     return True
 
 
-def _build_loader(cfg: CfgNode, dataset: Dataset, sampler: Sampler, batch_size: int) -> DataLoader:
+def _build_loader(cfg: CfgNode, dataset: Dataset, **sampling: Any) -> DataLoader:
     return DataLoader(
         dataset,
-        batch_size=batch_size,
-        sampler=sampler,
+        **sampling,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=_Batch,
         worker_init_fn=_init_worker,
@@ -142,41 +144,59 @@ def _init_worker(worker_id: int) -> None:
 class TrainingSampler(Sampler[tuple[int, int]]):
     """Endless pairs (position, index): epochs of all indices, each shuffled on its own."""
 
-    def __init__(
-        self,
-        size: int,
-        *,
-        seed: int,
-        start: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        shuffle: bool = True,
-    ) -> None:
+    def __init__(self, size: int, *, seed: int, rank: int = 0, world_size: int = 1, shuffle: bool = True) -> None:
         """
         Args:
             size: number of images.
             seed: decides the order; the same in all processes.
-            start: the first position, over all processes.
             rank: this process; it takes every `world_size`-th position.
         """
         if size < 1:
             raise ValueError(f"a sampler needs images to sample from, not {size}")
         self.size = size
         self.seed = seed
-        self.start = start
         self.rank = rank
         self.world_size = world_size
         self.shuffle = shuffle
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        position = self.start + self.rank
-        epoch, order = -1, np.arange(self.size)
-        while True:
-            if self.shuffle and position // self.size != epoch:
-                epoch = position // self.size
-                order = _generator(self.seed, _ORDER, epoch).permutation(self.size)
-            yield position, int(order[position % self.size])
-            position += self.world_size
+        for epoch in itertools.count():
+            order: Sequence[int] = range(self.size)
+            if self.shuffle:
+                order = _generator(self.seed, _ORDER, epoch).permutation(self.size).tolist()
+            first = epoch * self.size
+            for position in range(first + (self.rank - first) % self.world_size, first + self.size, self.world_size):
+                yield position, order[position - first]
+
+
+class TrainingBatchSampler(Sampler[list[tuple[int, int]]]):
+    """Batches of a `TrainingSampler`, each of images that are wide, or of images that are not: these need less padding.
+
+    As in Detectron2's loader, a batch is given when it is full; which are, is found out from the first position on.
+    """
+
+    def __init__(self, sampler: TrainingSampler, batch_size: int, *, is_wide: Sequence[bool], start: int = 0) -> None:
+        """
+        Args:
+            is_wide: of each index, the group that it belongs to.
+            start: number of batches to leave out.
+        """
+        self.sampler = sampler
+        self.batch_size = batch_size
+        self.is_wide = np.asarray(is_wide, dtype=np.int64).tolist()
+        self.start = start
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return itertools.islice(self._batches(), self.start, None)
+
+    def _batches(self) -> Iterator[list[tuple[int, int]]]:
+        groups: list[list[tuple[int, int]]] = [[], []]
+        for pair in self.sampler:
+            group = groups[self.is_wide[pair[1]]]
+            group.append(pair)
+            if len(group) == self.batch_size:
+                yield group[:]
+                group.clear()
 
 
 class InferenceSampler(Sampler[int]):

@@ -56,8 +56,8 @@ class DatasetMapper:
 
     - `image`: (3, H, W) uint8 in `image_format`;
     - `height`, `width`: of the file, where the dict lacks them;
-    - in training `instances`: `gt_classes` (n,) int64 and `gt_masks`, n `PackedMasks`, none of them empty; their
-      `tensor` is bool (n, H, W).
+    - in training `instances`: `gt_classes` (n,) int64 and `gt_masks`, n `PackedMasks`, whose `tensor` is bool
+      (n, H, W). Of panoptic segments that the crop left nothing of, masks are empty; instances are left out.
     """
 
     build_augmentation: Callable[[CfgNode], list[T.Augmentation]]

@@ -1,8 +1,8 @@
 """From annotations to the classes and masks that a model is trained on.
 
 Targets are built on the unaugmented image, where every contradiction in the data is an error. A `Targets`
-object then follows the image through its transforms, and gives one class and one mask per object that is still
-visible. Masks are kept as bits, eight to a byte, and never one by one.
+object then follows the image through its transforms, and gives one class and one mask per object. Masks are kept as
+bits, eight to a byte, and never one by one.
 
 Shapes: H height, W width, n objects, g planes of eight masks.
 """
@@ -14,10 +14,11 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from pycocotools import mask as mask_api
 from torch import Tensor
 
-from mask2former.d2.transforms import Transform
+from mask2former.d2.transforms import ResizeTransform, Transform, TransformList
 from mask2former.data.images import DataError
 from mask2former.modeling.masks import PackedMasks
 
@@ -32,10 +33,7 @@ class Targets(Protocol):
         ...
 
     def transformed(self, transform: Transform, size: tuple[int, int]) -> tuple[Tensor, PackedMasks]:
-        """Classes (n,) int64 and n masks after `transform`, which gives (height, width) `size`.
-
-        Objects without a pixel left are dropped.
-        """
+        """Classes (n,) int64 and n masks after `transform`, which gives (height, width) `size`."""
         ...
 
 
@@ -46,22 +44,33 @@ class SegmentTargets:
     Attributes:
         index: (H, W) number of the segment at each pixel, -1 where there is none.
         classes: (n,) int64, class of each segment.
+        keep_empty: keep segments of which no pixel is left, as classes with an empty mask.
+        rounds_down: where labels are resized, take pixel floor(i * scale) and not the one nearest in space.
     """
 
     index: np.ndarray
     classes: np.ndarray
+    keep_empty: bool = False
+    rounds_down: bool = False
 
     def category_map(self) -> np.ndarray:
         return pack_labels(np.append(self.classes, -1)[self.index])
 
     def transformed(self, transform: Transform, size: tuple[int, int]) -> tuple[Tensor, PackedMasks]:
-        labels = np.ascontiguousarray(transform.apply_segmentation(pack_labels(self.index)))
+        labels = pack_labels(self.index)
+        for part in transform.transforms if isinstance(transform, TransformList) else [transform]:
+            if self.rounds_down and isinstance(part, ResizeTransform):
+                labels = _resize_down(labels, part.new_h, part.new_w)
+            else:
+                labels = part.apply_segmentation(labels)
+        labels = np.ascontiguousarray(labels)
         if labels.ndim == 2:
             areas = cv2.calcHist([labels], [0], None, [256], [0, 256]).ravel()
         else:
             labels = unpack_labels(labels)
             areas = np.roll(np.bincount(labels.ravel() + 1, minlength=len(self.classes) + 1), -1)
-        visible = np.flatnonzero(areas[:-1])  # the last counts pixels that are of none
+        # The last area counts pixels that are of none.
+        visible = np.arange(len(self.classes)) if self.keep_empty else np.flatnonzero(areas[:-1])
         planes = np.zeros(((len(visible) + 7) // 8, *labels.shape), dtype=np.uint8)
         for plane, segments in zip(planes, _in_eights(visible), strict=True):
             bits = np.zeros(len(areas), dtype=np.uint8)
@@ -104,13 +113,16 @@ class AnnotationTargets:
 def panoptic_targets(ids: np.ndarray, segments_info: Sequence[Mapping[str, Any]], source: str) -> SegmentTargets:
     """Targets of a panoptic map; crowd segments and void are none.
 
+    As in the published mappers, a segment without a pixel, in the map or after a crop, stays: a class with an empty
+    mask. ADE20K's annotations hold such, of stuff that things cover.
+
     Args:
         ids: (H, W) int segment ids, 0 where void.
         segments_info: the segments, with contiguous `category_id`.
         source: file of the ids, for the message.
 
     Raises:
-        DataError: a segment has no pixel in the map, or the map has an id that no segment describes.
+        DataError: the map has an id that no segment describes.
     """
     kept = [segment for segment in segments_info if not segment.get("iscrowd", 0)]
     crowd = [segment for segment in segments_info if segment.get("iscrowd", 0)]
@@ -127,19 +139,19 @@ def panoptic_targets(ids: np.ndarray, segments_info: Sequence[Mapping[str, Any]]
     unknown = runs[known[match] != runs]
     if len(unknown):
         raise DataError(f"{source}: holds segment ids that the annotation lacks: {np.unique(unknown)[:10].tolist()}")
-    missing = np.setdiff1d(known[:-1], runs)
-    if len(missing):
-        raise DataError(f"{source}: segment ids of the annotation have no pixel in it: {missing[:10].tolist()}")
 
     lengths = np.diff(np.r_[starts, flat.size])
     index = np.repeat(numbers[match], lengths).reshape(ids.shape)
-    return SegmentTargets(index, np.array([segment["category_id"] for segment in kept], dtype=np.int64))
+    classes = np.array([segment["category_id"] for segment in kept], dtype=np.int64)
+    return SegmentTargets(index, classes, keep_empty=True)
 
 
 def semantic_targets(
     labels: np.ndarray, source: str, *, ignore_label: int = 255, num_classes: int | None = None
 ) -> SegmentTargets:
     """Targets of a semantic label map: one mask per class present.
+
+    They are resized as the published mapper resizes them, which gives PyTorch labels of float64.
 
     Args:
         labels: (H, W) int classes, and `ignore_label`.
@@ -158,7 +170,7 @@ def semantic_targets(
             f"{source}: labels {np.unique(labels[wrong])[:10].tolist()} are neither one of the {limit} classes "
             f"(0..{limit - 1}) nor the ignore label {ignore_label}"
         )
-    return SegmentTargets(index, np.arange(limit, dtype=np.int64))
+    return SegmentTargets(index, np.arange(limit, dtype=np.int64), rounds_down=True)
 
 
 def instance_targets(annotations: Sequence[Mapping[str, Any]]) -> AnnotationTargets:
@@ -171,7 +183,7 @@ def instance_targets(annotations: Sequence[Mapping[str, Any]]) -> AnnotationTarg
 
 
 def pack_labels(labels: np.ndarray) -> np.ndarray:
-    """Labels as bytes, which transforms resize fast and to the nearest pixel centre.
+    """Labels as bytes, which transforms resize fast, and of a pixel to be made take the one nearest in space.
 
     Args:
         labels: (H, W) int within -1..256³-2.
@@ -192,6 +204,15 @@ def unpack_labels(packed: np.ndarray) -> np.ndarray:
         parts: list[np.ndarray] = [packed[..., channel].astype(np.int32) for channel in range(3)]
         labels, none = parts[0] | parts[1] << 8 | parts[2] << 16, _WIDE_NONE
     labels[labels == none] = -1
+    return labels
+
+
+def _resize_down(labels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize (H, W) or (H, W, 3) to the pixels that PyTorch's "nearest" takes of float64 labels."""
+    for axis, length in enumerate((height, width)):
+        numbers = torch.arange(labels.shape[axis], dtype=torch.float64).reshape(1, 1, -1, 1)
+        taken = F.interpolate(numbers, (length, 1), mode="nearest")
+        labels = labels.take(taken.flatten().long().numpy(), axis=axis)
     return labels
 
 

@@ -15,6 +15,7 @@ from mask2former.data.images import DataError
 from mask2former.data.loader import (
     InferenceSampler,
     PackedList,
+    TrainingBatchSampler,
     TrainingDataset,
     TrainingSampler,
     build_test_loader,
@@ -54,18 +55,27 @@ def test_order_depends_on_the_seed_alone() -> None:
     assert first != list(itertools.islice(TrainingSampler(50, seed=2), 100))
 
 
-def test_stream_continues_from_any_position() -> None:
-    whole = list(itertools.islice(TrainingSampler(5, seed=1), 40))
-    for start in (1, 5, 13):
-        assert list(itertools.islice(TrainingSampler(5, seed=1, start=start), 20)) == whole[start : start + 20]
-
-
 def test_ranks_share_the_stream() -> None:
-    whole = list(itertools.islice(TrainingSampler(5, seed=1, start=6), 30))
-    shares = [
-        list(itertools.islice(TrainingSampler(5, seed=1, start=6, rank=rank, world_size=3), 10)) for rank in range(3)
-    ]
+    whole = list(itertools.islice(TrainingSampler(5, seed=1), 30))
+    shares = [list(itertools.islice(TrainingSampler(5, seed=1, rank=rank, world_size=3), 10)) for rank in range(3)]
     assert [pair for group in zip(*shares, strict=True) for pair in group] == whole
+    (alone,) = itertools.islice(TrainingSampler(2, seed=1, rank=6, world_size=8), 1)
+    assert alone[0] == 6
+
+
+def test_batches_hold_wide_images_or_others() -> None:
+    is_wide = [True, False, True, True, False, True, True]
+    sampler = TrainingSampler(7, seed=1)
+    batches = list(itertools.islice(TrainingBatchSampler(sampler, 3, is_wide=is_wide), 20))
+    assert {sum(is_wide[index] for _, index in batch) for batch in batches} == {0, 3}
+    for wide in (True, False):  # no position is lost, and each group keeps its order
+        expected = [pair for pair in itertools.islice(sampler, 120) if is_wide[pair[1]] is wide]
+        taken = [pair for batch in batches for pair in batch if is_wide[pair[1]] is wide]
+        assert taken == expected[: len(taken)]
+        assert len(taken) > 10
+    for start in (1, 7):
+        rest = TrainingBatchSampler(sampler, 3, is_wide=is_wide, start=start)
+        assert list(itertools.islice(rest, 5)) == batches[start : start + 5]
 
 
 def test_without_shuffling_the_order_is_that_of_the_data() -> None:
@@ -158,6 +168,18 @@ def test_unknown_sampler(cfg: CfgNode) -> None:
 def test_no_images(cfg: CfgNode) -> None:
     with pytest.raises(ValueError, match="holds no images"):
         build_train_loader(cfg, dataset=[])
+
+
+@pytest.mark.parametrize("grouping", [True, False])
+def test_grouping_is_by_the_sizes_that_data_sets_say(cfg: CfgNode, grouping: bool) -> None:
+    cfg.DATALOADER.ASPECT_RATIO_GROUPING = grouping
+    dataset = [{"width": 20 if number % 2 else 10, "height": 10} for number in range(40)]
+    batches = take(build_train_loader(cfg, dataset=dataset, mapper=lambda record: record), 15)
+    mixed = [batch for batch in batches if len({item["width"] for item in batch}) > 1]
+    assert (not mixed) is grouping
+    del dataset[0]["height"]
+    batches = take(build_train_loader(cfg, dataset=dataset, mapper=lambda record: record), 15)
+    assert any(len({item["width"] for item in batch}) > 1 for batch in batches)
 
 
 def test_own_dataset_and_mapper(cfg: CfgNode) -> None:

@@ -62,9 +62,11 @@ def test_crowd_and_void_are_no_targets() -> None:
     assert np.array_equal(unpack_labels(targets.category_map()), [[-1, -1, -1, 2], [-1, 0, 0, 2]])
 
 
-def test_segment_missing_from_the_png() -> None:
-    with pytest.raises(DataError, match=r"x\.png.*no pixel.*\[4, 8\]"):
-        panoptic_targets(IDS, [*SEGMENTS, segment(8, 1), segment(4, 1)], "x.png")
+def test_segment_missing_from_the_png_is_a_class_without_pixels() -> None:
+    targets = panoptic_targets(IDS, [*SEGMENTS, segment(8, 1), segment(4, 1, iscrowd=1)], "x.png")
+    classes, masks = targets.transformed(NoOpTransform(), (2, 4))
+    assert classes.tolist() == [2, 0, 0, 1]
+    assert masks.tensor.sum(dim=(1, 2)).tolist() == [2, 3, 2, 0]
 
 
 def test_png_with_an_undescribed_segment() -> None:
@@ -80,10 +82,27 @@ def test_all_void_image() -> None:
     assert masks.tensor.shape == (0, 3, 4)
 
 
-def test_objects_cropped_away_are_dropped() -> None:
-    classes, masks = panoptic_targets(IDS, SEGMENTS, "x.png").transformed(CropTransform(0, 0, 2, 2), (2, 2))
+def test_segments_cropped_away_are_kept_and_classes_and_instances_dropped() -> None:
+    crop = CropTransform(0, 0, 2, 2)
+    classes, masks = panoptic_targets(IDS, SEGMENTS, "x.png").transformed(crop, (2, 2))
+    assert classes.tolist() == [2, 0, 0]
+    assert masks.tensor.sum(dim=(1, 2)).tolist() == [0, 3, 1]
+    classes, _ = semantic_targets(IDS, "x.png", num_classes=10).transformed(crop, (2, 2))
+    assert classes.tolist() == [5, 7]
+    annotations = [{"segmentation": code(item["id"] == IDS), "category_id": item["category_id"]} for item in SEGMENTS]
+    classes, _ = instance_targets(annotations).transformed(crop, (2, 2))
     assert classes.tolist() == [0, 0]
-    assert masks.tensor.flatten(1).any(dim=1).all()
+
+
+@pytest.mark.parametrize("side", [7, 23, 40, 64, 81])
+@pytest.mark.parametrize("highest", [18, 846])
+def test_label_maps_are_resized_as_the_published_mapper_resizes_them(side: int, highest: int) -> None:
+    labels = np.random.default_rng(0).integers(0, highest + 1, (40, 50))
+    resize = TransformList([HFlipTransform(50), ResizeTransform(40, 50, side, side + 9), CropTransform(1, 2, 6, 5)])
+    published = resize.apply_segmentation(labels.astype("double"))
+    classes, masks = semantic_targets(labels, "x.png", num_classes=highest + 1).transformed(resize, (5, 6))
+    assert np.array_equal(masks.tensor.numpy(), published == classes.numpy()[:, None, None])
+    assert set(classes.tolist()) == set(published.ravel().tolist())
 
 
 def test_labels_are_resized_to_the_nearest_centre() -> None:
@@ -204,6 +223,6 @@ def test_more_segments_than_a_byte_can_number() -> None:
     ids = np.arange(1, 301, dtype=np.int32).reshape(15, 20)
     segments = [segment(number, number % 7) for number in range(1, 301)]
     classes, masks = panoptic_targets(ids, segments, "x.png").transformed(CropTransform(0, 0, 20, 14), (14, 20))
-    assert classes.tolist() == [number % 7 for number in range(1, 281)]
-    assert masks.planes.shape == (35, 14, 20)
-    assert np.array_equal(masks.tensor.numpy(), ids[:14] == np.arange(1, 281)[:, None, None])
+    assert classes.tolist() == [number % 7 for number in range(1, 301)]
+    assert masks.planes.shape == (38, 14, 20)
+    assert np.array_equal(masks.tensor.numpy(), ids[:14] == np.arange(1, 301)[:, None, None])

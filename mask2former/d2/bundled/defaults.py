@@ -59,6 +59,7 @@ DEFAULTS: dict[str, Any] = {
     "DATALOADER": {
         "NUM_WORKERS": 4,
         "SAMPLER_TRAIN": "TrainingSampler",
+        "ASPECT_RATIO_GROUPING": True,  # batches of wide images, or of others, where data sets say the sizes
         "FILTER_EMPTY_ANNOTATIONS": True,  # leave out training images without annotations
     },
     "SOLVER": {

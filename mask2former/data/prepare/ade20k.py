@@ -107,7 +107,9 @@ def panoptic_record(
 ) -> bytes:
     """Writes the panoptic PNG of one image; JSON of the image and its annotation.
 
-    Stuff is painted first, instances over it. A thing in the label map that is no instance is void.
+    Stuff is painted first, instances over it. Area and box of stuff are, as in the published annotations, those
+    before: stuff that things cover wholly has no pixel in the PNG. A thing in the label map that is no instance is
+    void.
 
     Args:
         folders: of the label maps, the instance maps, and the PNGs to write.
@@ -117,17 +119,16 @@ def panoptic_record(
     labels = read_label_map(folders[0] / file) - 1
     instances = read_instance_map(folders[1] / file, len(instance_to_class))
     check_size(folders[1] / file, instances.shape, labels.shape, str(folders[0] / file))
-    painted = np.where(np.isin(labels, stuff), labels + 1, 0)
-    painted = np.where(instances > 0, instances, painted)
-    ids = np.zeros_like(painted)
+    ids = np.zeros_like(labels)
     segments: list[dict[str, Any]] = []
-    for segment in segments_of(painted):
-        if segment.id == 0:
-            continue
-        category = segment.id - 1 if segment.id < 256 else instance_to_class[segment.id // 256]
-        ids[segment.mask] = len(segments) + 1
-        record = {"id": len(segments) + 1, "category_id": category, "area": segment.area, "bbox": segment.bbox}
-        segments.append({**record, "iscrowd": 0})
+    for painted in (np.where(np.isin(labels, stuff), labels + 1, 0), instances):
+        for segment in segments_of(painted):
+            if segment.id == 0:
+                continue
+            category = segment.id - 1 if painted is not instances else instance_to_class[segment.id // 256]
+            ids[segment.mask] = len(segments) + 1
+            record = {"id": len(segments) + 1, "category_id": category, "area": segment.area, "bbox": segment.bbox}
+            segments.append({**record, "iscrowd": 0})
     write_bytes(folders[2] / file, encode_image(id_to_rgb(ids)))
     path = folders[0] / file
     annotation = {"image_id": path.stem, "file_name": file, "segments_info": segments}

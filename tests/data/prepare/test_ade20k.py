@@ -6,15 +6,19 @@ import pytest
 from PIL import Image
 from pycocotools import mask as mask_api
 
+from mask2former.d2.transforms import NoOpTransform
 from mask2former.data.datasets import load_categories
 from mask2former.data.images import DataError, read_image, read_label_map, read_panoptic_png
 from mask2former.data.prepare.ade20k import (
+    instance_to_sceneparse,
+    panoptic_record,
     prepare_full,
     prepare_instance,
     prepare_panoptic,
     prepare_semantic,
     read_instance_map,
 )
+from mask2former.data.targets import panoptic_targets
 from tests.helpers.layouts import SIZE, make_ade20k, make_ade20k_full, save
 
 
@@ -56,7 +60,7 @@ def test_panoptic_paints_instances_over_stuff(tmp_path: Path) -> None:
     assert (annotation["image_id"], annotation["file_name"]) == ("ADE_val_00000001", "ADE_val_00000001.png")
     segments = {segment["id"]: segment for segment in annotation["segments_info"]}
     assert [(s["category_id"], s["area"], s["bbox"]) for s in segments.values()] == [
-        (0, 18, [0, 0, 3, 6]),
+        (0, 24, [0, 0, 4, 6]),  # before the person is painted over it
         (12, 12, [3, 0, 2, 6]),
         (12, 2, [5, 0, 1, 2]),
     ]
@@ -64,6 +68,25 @@ def test_panoptic_paints_instances_over_stuff(tmp_path: Path) -> None:
     # The bed, and the person's pixels without instance, are things that no instance is of: void.
     assert ids[0].tolist() == [1, 1, 1, 2, 2, 3, 0, 0]
     assert ids[5].tolist() == [1, 1, 1, 2, 2, 0, 0, 0]
+
+
+def test_stuff_that_things_cover_is_annotated_as_published(tmp_path: Path) -> None:
+    labels = np.full((10, 20), 1, np.uint8)
+    labels[:, 10:], labels[:2, :2] = 3, 6  # wall, sky and, behind a person, a little road
+    instances = np.zeros((10, 20, 3), np.uint8)
+    instances[:3, :3] = (4, 1, 0)
+    save(tmp_path / "labels/a.png", labels)
+    save(tmp_path / "instances/a.png", instances)
+    folders = (tmp_path / "labels", tmp_path / "instances", tmp_path / "panoptic")
+    stuff = [category["id"] for category in load_categories("ade20k_150") if not category["isthing"]]
+    record = json.loads(panoptic_record(folders, stuff, instance_to_sceneparse(), "a.png"))
+    segments = record["annotations"][0]["segments_info"]
+    assert [(s["category_id"], s["area"]) for s in segments] == [(0, 96), (2, 100), (5, 4), (12, 9)]
+    classes, masks = panoptic_targets(read_panoptic_png(tmp_path / "panoptic/a.png"), segments, "a.png").transformed(
+        NoOpTransform(), (10, 20)
+    )
+    assert classes.tolist() == [0, 2, 5, 12]
+    assert masks.tensor.sum(dim=(1, 2)).tolist() == [91, 100, 0, 9]
 
 
 def test_panoptic_needs_an_instance_map_of_each_image(tmp_path: Path) -> None:
