@@ -7,7 +7,7 @@ import ast
 import functools
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,10 @@ from mask2former.similar import did_you_mean
 __all__ = ["load_config_file", "merge_config_file", "merge_key_values", "parse_yaml"]
 
 logger = logging.getLogger(__name__)
+
+MAX_SIZE = 1 << 20  # characters of a file; a complete dump has some 20,000
+MAX_VALUES = 100_000  # of a file, with its aliases written out
+MAX_DEPTH = 50  # files based on one another
 
 _EVAL_TAG = "tag:yaml.org,2002:python/object/apply:eval"
 _SIZE_LIST = re.compile(
@@ -40,14 +44,15 @@ def merge_config_file(cfg: _FvcoreCfgNode, path: str | Path) -> None:
         KeyError: for keys `cfg` lacks; names each, its close matches and the file.
         ValueError: for what is not plain YAML, a circular `_BASE_`, or a value of the wrong type.
     """
-    combined: dict[str, Any] = {}
-    for file, layer in _layers(Path(path).expanduser(), ()):
+
+    def fit(layer: dict[str, Any], source: str) -> dict[str, Any]:
         layer = _widen_integers(layer, cfg)
         if _is_dump(layer):
-            _drop_unknown(layer, cfg, str(file))
-        _check(layer, cfg, str(file))
-        _overlay(layer, combined, str(file))
-    cfg.merge_from_other_cfg(type(cfg)(combined))
+            _drop_unknown(layer, cfg, source)
+        _check(layer, cfg, source)
+        return layer
+
+    cfg.merge_from_other_cfg(type(cfg)(_combine(Path(path).expanduser(), fit)))
 
 
 def merge_key_values(cfg: _FvcoreCfgNode, key_values: Sequence[str]) -> None:
@@ -84,21 +89,21 @@ def load_config_file(path: str | Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError, ValueError: as `merge_config_file`.
     """
-    combined: dict[str, Any] = {}
-    for file, layer in _layers(Path(path).expanduser(), ()):
-        _overlay(layer, combined, str(file))
-    return combined
+    return _combine(Path(path).expanduser(), lambda layer, source: layer)
 
 
 def parse_yaml(text: str, name: str = "the given text") -> dict[str, Any]:
     """Plain YAML → nested dicts; `name` stands in error messages.
 
     Raises:
-        ValueError: for invalid YAML, a tag, a key given two values, a key that is no string, or no mapping at all.
+        ValueError: for invalid YAML, a tag, a key given two values, a key that is no string, or no mapping at all; for
+            what is larger than any config, as written or with its aliases (`*name`) written out.
     """
+    if len(text) > MAX_SIZE:
+        raise ValueError(f"{name} is larger than any config file: more than {MAX_SIZE} bytes")
     try:
         content = yaml.load(text, Loader=_PlainLoader)  # a SafeLoader
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, ArithmeticError, RecursionError) as error:
         raise ValueError(f"{name} is not a valid config file: {error}") from error
     if content is None:
         return {}
@@ -112,6 +117,22 @@ class _PlainLoader(yaml.SafeLoader):
 
     Published files give a key twice, with the same value.
     """
+
+    def get_single_node(self) -> yaml.Node | None:
+        """The whole file, unless its aliases make far more of it than is written."""
+        node = super().get_single_node()
+        if node is not None and self._count(node, {}) > MAX_VALUES:
+            raise yaml.YAMLError(f"its aliases and merges make more than {MAX_VALUES} values of it")
+        return node
+
+    def _count(self, node: yaml.Node, counts: dict[int, int]) -> int:
+        """The values of a node with aliases written out; `counts` holds those of the nodes met so far."""
+        if id(node) not in counts:
+            counts[id(node)] = MAX_VALUES + 1  # what an alias to a node within itself makes
+            children = node.value if isinstance(node, yaml.CollectionNode) else ()
+            flat = (child for entry in children for child in (entry if isinstance(entry, tuple) else (entry,)))
+            counts[id(node)] = 1 + sum(self._count(child, counts) for child in flat)
+        return counts[id(node)]
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: dict[str, yaml.Node] = {}
@@ -150,32 +171,58 @@ _PlainLoader.add_constructor(_EVAL_TAG, _PlainLoader.construct_size_list)
 _PlainLoader.add_constructor(None, _PlainLoader.refuse_tag)
 
 
-def _layers(path: Path, open_files: tuple[Path, ...]) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The bases of a file, deepest first, then the file itself."""
-    resolved = path.resolve()
-    if resolved in open_files:
-        chain = " -> ".join(map(str, (*open_files[open_files.index(resolved) :], resolved)))
-        raise ValueError(f"Circular {BASE_KEY}: {chain}")
+def _combine(path: Path, fit: Callable[[dict[str, Any], str], dict[str, Any]]) -> dict[str, Any]:
+    """The content of a file over that of its bases; each file is read, and passed through `fit`, once."""
+    done: dict[Path, dict[str, Any]] = {}
+
+    def combine(path: Path, open_files: tuple[Path, ...]) -> dict[str, Any]:
+        resolved = path.resolve()
+        if resolved in open_files:
+            chain = " -> ".join(map(str, (*open_files[open_files.index(resolved) :], resolved)))
+            raise ValueError(f"Circular {BASE_KEY}: {chain}")
+        if len(open_files) > MAX_DEPTH:
+            raise ValueError(f"'{path}': more than {MAX_DEPTH} files, each the {BASE_KEY} of the next")
+        if resolved not in done:
+            content = parse_yaml(_read(path, open_files), f"'{path}'")
+            combined: dict[str, Any] = {}
+            for base in _bases(content, path):
+                _overlay(combine(base, (*open_files, resolved)), combined, str(path))
+            _overlay(fit(content, str(path)), combined, str(path))
+            done[resolved] = combined
+        return done[resolved]
+
+    return combine(path, ())
+
+
+def _read(path: Path, open_files: tuple[Path, ...]) -> str:
     if not path.is_file():
         by = f", the {BASE_KEY} of '{open_files[-1]}'," if open_files else ""
         raise FileNotFoundError(f"Config file '{path}'{by} does not exist.")
-    content = parse_yaml(path.read_text(encoding="utf-8"), f"'{path}'")
+    with path.open("rb") as stream:
+        try:
+            return stream.read(MAX_SIZE + 1).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"'{path}' is not a valid config file: {error}") from error
+
+
+def _bases(content: dict[str, Any], path: Path) -> list[Path]:
+    """Take the bases of `path` out of its content; of one given twice the last place counts."""
     bases = content.pop(BASE_KEY, [])
-    for base in bases if isinstance(bases, list) else [bases]:
+    result: dict[Path, None] = {}
+    for base in reversed(bases if isinstance(bases, list) else [bases]):
         if not isinstance(base, str) or "://" in base:
-            raise ValueError(f"'{path}': {BASE_KEY} must name local files, not {base!r}.")
-        yield from _layers(path.parent / Path(base).expanduser(), (*open_files, resolved))
-    yield path, content
+            raise ValueError(f"'{path}': {BASE_KEY} must name local files, not {str(base)[:100]!r}.")
+        result[path.parent / Path(base).expanduser()] = None
+    return list(reversed(result))
 
 
 def _overlay(layer: dict[str, Any], combined: dict[str, Any], source: str, parents: str = "") -> None:
     """Write `layer` over `combined`, section by section."""
     for key, value in layer.items():
-        old = combined.get(key)
-        if isinstance(value, dict) and isinstance(old, dict):
-            _overlay(value, old, source, f"{parents}{key}.")
-        elif key in combined and isinstance(value, dict) != isinstance(old, dict):
+        if key in combined and isinstance(value, dict) != isinstance(combined[key], dict):
             raise ValueError(f"{source}: {parents}{key} is a section in one place and a value in the other.")
+        if isinstance(value, dict):  # a section of its own, even if `layer` has it in two places
+            _overlay(value, combined.setdefault(key, {}), source, f"{parents}{key}.")
         else:
             combined[key] = value
 

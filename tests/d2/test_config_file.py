@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 import mask2former
+from mask2former.d2 import config_file
 from mask2former.d2.config import CfgNode, get_cfg
-from mask2former.d2.config_file import _all_keys, load_config_file, merge_config_file, merge_key_values
+from mask2former.d2.config_file import _all_keys, load_config_file, merge_config_file, merge_key_values, parse_yaml
 
 DUMP = Path(__file__).parents[1] / "golden" / "detectron2_dump.yaml"
 """`config.yaml` of a run: keys of Detectron2, its DeepLab project and the published code, COCO panoptic R50."""
@@ -55,6 +56,65 @@ def test_base_in_the_home_folder(write, tmp_path: Path, monkeypatch: pytest.Monk
     cfg = get_cfg()
     merge_config_file(cfg, str(write("top.yaml", "_BASE_: ~/base.yaml\n")))
     assert cfg.SEED == 9
+
+
+def bombs() -> dict[str, str]:
+    """Files that would take hours, or all memory, were they taken at their word."""
+    aliases = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 60))
+    merges = "a0: &a0 {x0: 1}\n" + "".join(
+        f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}], x{i}: 1}}\n" for i in range(1, 60)
+    )
+    keys = "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} {{k: *a{i - 1}, k: *a{i - 1}}}\n" for i in range(1, 60))
+    return {
+        "aliases": aliases,
+        "merges": merges,
+        "equal keys": keys,
+        "itself": "a: &a [*a]\n",
+        "merges itself": "a: &a {<<: *a}\n",
+        "depth": "a: " + "[" * 100_000,
+        "size": "# " + "x" * (1 << 20) + "\n",
+        "digits": "SEED: " + "9" * 10_000 + "\n",
+        "date": "SEED: 2024-13-45\n",
+        "sizes": f'A: !!python/object/apply:eval ["[int(x * {"9" * 400}.0 * 2) for x in range(5, 21)]"]\n',
+        "no text": "SEED: \x00\n",
+    }
+
+
+@pytest.mark.parametrize("name", bombs())
+def test_bombs_end_at_once(write, name: str) -> None:
+    with pytest.raises(ValueError, match=r"bomb\.yaml' is (not a valid config file|larger than any)") as error:
+        load_config_file(write("bomb.yaml", bombs()[name]))
+    assert len(str(error.value)) < 1000
+
+
+def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+    (tmp_path / "bytes.yaml").write_bytes(b"SEED: \xff\n")
+    with pytest.raises(ValueError, match=r"bytes\.yaml' is not a valid config file"):
+        load_config_file(tmp_path / "bytes.yaml")
+
+
+def test_each_base_is_read_once(write, monkeypatch: pytest.MonkeyPatch) -> None:
+    write("b0.yaml", "SEED: 1\nSOLVER: {GAMMA: 0.5}\n")
+    for i in range(1, 40):  # 2**39 ways to the first
+        write(f"b{i}.yaml", f"_BASE_: [b{i - 1}.yaml, ./b{i - 1}.yaml, b{i - 1}.yaml]\n")
+    write("own.yaml", "_BASE_: b5.yaml\nSEED: 2\nSOLVER: {GAMMA: 0.25}\n")
+    top = write("top.yaml", "_BASE_: [b39.yaml, own.yaml]\nSOLVER: {MAX_ITER: 7}\n")
+    read = []
+    monkeypatch.setattr(config_file, "parse_yaml", lambda text, name: read.append(name) or parse_yaml(text, name))
+    assert load_config_file(top) == {"SEED": 2, "SOLVER": {"GAMMA": 0.25, "MAX_ITER": 7}}
+    assert len(read) == len(set(read)) == 42
+
+
+def test_endless_bases(write) -> None:
+    for i in range(100):
+        write(f"b{i}.yaml", f"_BASE_: b{i + 1}.yaml\n")
+    with pytest.raises(ValueError, match=r"more than 50 files, each the _BASE_ of the next"):
+        load_config_file(write("top.yaml", "_BASE_: b0.yaml\n"))
+
+
+def test_an_aliased_section_is_two_sections(write) -> None:
+    write("base.yaml", "A: &a {X: 1}\nB: *a\n")
+    assert load_config_file(write("top.yaml", "_BASE_: base.yaml\nA: {X: 2}\n")) == {"A": {"X": 2}, "B": {"X": 1}}
 
 
 def test_missing_files_are_named(write, tmp_path: Path) -> None:
