@@ -13,7 +13,7 @@ from .data import (
     MaskFormerSemanticDatasetMapper,
 )
 from .data.datasets import register_coco_instances, register_coco_panoptic, register_semantic
-from .engine.test_time_augmentation import PanopticSegmentorWithTTA, SemanticSegmentorWithTTA
+from .engine.test_time_augmentation import SemanticSegmentorWithTTA
 from .evaluation import (
     CityscapesInstanceEvaluator,
     CityscapesSemSegEvaluator,
@@ -36,7 +36,6 @@ __all__ = [
     "MaskFormerInstanceDatasetMapper",
     "MaskFormerPanopticDatasetMapper",
     "MaskFormerSemanticDatasetMapper",
-    "PanopticSegmentorWithTTA",
     "SemSegEvaluator",
     "SemanticSegmentorWithTTA",
     "add_maskformer2_config",

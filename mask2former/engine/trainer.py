@@ -34,7 +34,7 @@ from mask2former.engine.precision import Precision
 from mask2former.engine.schedules import build_lr_scheduler
 from mask2former.engine.seed import seed_everything, with_seed
 from mask2former.engine.setup import use_available_device, with_categories, write_config
-from mask2former.engine.test_time_augmentation import build_model_with_tta
+from mask2former.engine.test_time_augmentation import SemanticSegmentorWithTTA, semantic_only
 from mask2former.engine.writers import EventWriter, JSONWriter, LogWriter, TensorBoardWriter
 from mask2former.evaluation.build import build_evaluators
 from mask2former.evaluation.engine import inference_on_dataset, print_results
@@ -282,14 +282,15 @@ class Trainer:
 
     @classmethod
     def test_with_TTA(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:  # noqa: N802, the published name
-        """`test` with test-time augmentation as the keys TEST.AUG say; its keys get the ending `_TTA`.
+        """`test` of semantic outputs with test-time augmentation, see TEST.AUG; its keys get the ending `_TTA`.
 
         Predictions are written to OUTPUT_DIR/inference_TTA.
         """
         logger.info("Evaluating with test-time augmentation")
+        cfg = semantic_only(cfg)
         folder = str(Path(cfg.OUTPUT_DIR) / "inference_TTA")
         evaluators = [cls.build_evaluator(cfg, name, output_folder=folder) for name in cfg.DATASETS.TEST]
-        results = cls.test(cfg, build_model_with_tta(cfg, model), evaluators)
+        results = cls.test(cfg, SemanticSegmentorWithTTA(cfg, model), evaluators)
         return {f"{key}_TTA": value for key, value in results.items()}
 
 

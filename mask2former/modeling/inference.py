@@ -19,11 +19,8 @@ from torch import Tensor
 
 from mask2former.d2.structures import Boxes, Instances
 
-from .mask_rows import Masks, OutputMasks, Size, sigmoid
+from .mask_rows import OutputMasks, Size
 from .masks import PackedMasks, pack_planes
-
-MAX_BYTES = 32 * 2**20
-"""What working on some rows may take by default."""
 
 
 class Segment(TypedDict):
@@ -53,31 +50,31 @@ class Task(Protocol):
 
 
 @torch.no_grad()
-def run_tasks(tasks: Sequence[Task], masks: Masks, *, max_bytes: int = MAX_BYTES) -> None:
-    """Give the tasks the masks that they need, so many rows at a time that these take at most `max_bytes`.
+def run_tasks(tasks: Sequence[Task], masks: OutputMasks, *, max_bytes: int | None = None) -> list[Any]:
+    """The results of tasks that are given the masks that they need, so many rows at a time that these take `max_bytes`.
 
-    The results do not depend on `max_bytes`: they are equal to the last bit.
+    By default these are as many as suit the device. The results depend on it by rounding alone.
     """
     needed = torch.cat([task.queries for task in tasks]).unique()
-    if not len(needed):
-        return
     masks = masks.select(needed)
     places = [torch.searchsorted(needed, task.queries) for task in tasks]
-    for rows in masks.bands(max_bytes, num_maps=max(task.num_maps for task in tasks)):
+    for rows in masks.bands(max_bytes, num_maps=max(task.num_maps for task in tasks)) if len(needed) else ():
         logits = masks.rows(rows)
-        probabilities = sigmoid(logits)
+        probabilities = logits.sigmoid()
         for task, place in zip(tasks, places, strict=True):
             if len(place) == len(needed):
                 task.add(rows, logits, probabilities)
             elif len(place):
                 task.add(rows, logits[place], probabilities[place])
+    return [task.result() for task in tasks]
 
 
 @torch.no_grad()
-def run_before_resizing(task: SemanticTask, masks: OutputMasks, *, max_bytes: int = MAX_BYTES) -> None:
+def run_before_resizing(task: SemanticTask, masks: OutputMasks, *, max_bytes: int | None = None) -> Tensor:
     """Like `run_tasks`, but scores are made at the size of the padded image and then resized to that of the output."""
     for rows in masks.bands(max_bytes, num_maps=4 * task.num_classes):
-        task.add_scores(rows, masks.rows(rows, before_output=task.scores))
+        task.add_scores(rows, masks.rows(rows, before_output=lambda logits: task.scores(logits.sigmoid())))
+    return task.result()
 
 
 def semantic_inference(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
@@ -91,9 +88,7 @@ def semantic_inference(class_logits: Tensor, mask_logits: Tensor) -> Tensor:
         (C, H, W), at least 0; "no object" is left out.
     """
     masks = OutputMasks(mask_logits)
-    task = SemanticTask(class_logits, masks.size)
-    run_tasks([task], masks)
-    return task.result()
+    return run_tasks([SemanticTask(class_logits, masks.size)], masks)[0]
 
 
 class SemanticTask:
@@ -114,39 +109,26 @@ class SemanticTask:
         shape, dtype = (size, torch.int16) if labels_only else ((self.num_classes, *size), class_logits.dtype)
         self._result = _empty(shape, dtype, class_logits.device)
 
-    def scores(self, logits: Tensor) -> Tensor:
-        """Scores (C, R, W) from mask logits (Q, R, W)."""
-        return class_scores(self._classes, sigmoid(logits))
+    def scores(self, probabilities: Tensor, out: Tensor | None = None) -> Tensor:
+        """Scores (C, R, W), into `out` (C, R * W) if given, from mask probabilities (Q, R, W)."""
+        if out is None:  # autocast leaves products alone that are told where to go
+            out = probabilities.new_empty(self.num_classes, probabilities[0].numel())
+        return torch.mm(self._classes, probabilities.flatten(1), out=out).unflatten(1, probabilities.shape[1:])
 
     def add(self, rows: slice, logits: Tensor, probabilities: Tensor) -> None:
         if self._labels_only:
-            self.add_scores(rows, class_scores(self._classes, probabilities))
+            self.add_scores(rows, self.scores(probabilities))
         else:
-            class_scores(self._classes, probabilities, out=self._result[:, rows])
+            width = probabilities.shape[2]
+            self.scores(probabilities, out=self._result.flatten(1)[:, rows.start * width : rows.stop * width])
 
     def add_scores(self, rows: slice, scores: Tensor) -> None:
         """Take scores (C, R, W) that were made before."""
-        if self._labels_only:
-            self._result[rows] = scores.max(dim=0).indices
-        else:
-            self._result[:, rows] = scores
+        self._result[..., rows, :] = scores.max(dim=0).indices if self._labels_only else scores
 
     def result(self) -> Tensor:
         """Scores (C, H, W) or labels (H, W)."""
         return self._result
-
-
-def class_scores(classes: Tensor, probabilities: Tensor, out: Tensor | None = None) -> Tensor:
-    """Scores (C, R, W), into `out` if given, from class probabilities (C, Q) and mask probabilities (Q, R, W)."""
-    if out is None:
-        out = probabilities.new_empty(len(classes), *probabilities.shape[1:])
-    if out.device.type != "cpu":
-        return out.copy_(torch.mm(classes, probabilities.flatten(1)).view_as(out))
-    # Row by row and from copies, as libraries order the sums of a product by its shape and layout, both to be the same
-    # whatever R is.
-    for row in range(probabilities.shape[1]):
-        torch.mm(classes, probabilities[:, row].contiguous(), out=out[:, row])
-    return out
 
 
 def panoptic_inference(
@@ -177,8 +159,7 @@ def panoptic_inference(
         object_mask_threshold=object_mask_threshold,
         overlap_threshold=overlap_threshold,
     )
-    run_tasks([task], masks)
-    return task.result()
+    return run_tasks([task], masks)[0]
 
 
 class PanopticTask:
@@ -203,23 +184,23 @@ class PanopticTask:
         self._overlap_threshold = overlap_threshold
         self._owners = torch.zeros(size, dtype=torch.int32, device=class_logits.device)  # twice the owner, plus inside
         self._own_areas = torch.zeros_like(self.queries)
-        self._areas = torch.zeros_like(self.queries).repeat(2)  # of each value of `_owners`
 
     def add(self, rows: slice, logits: Tensor, probabilities: Tensor) -> None:
         owner = (self._scores[:, None, None] * probabilities).max(dim=0, keepdim=True).indices
         inside = probabilities.gather(0, owner) >= 0.5
-        owner = owner.mul_(2).add_(inside).squeeze(0)
-        self._owners[rows] = owner
-        self._areas += owner.flatten().bincount(minlength=len(self._areas))
+        self._owners[rows] = owner.mul_(2).add_(inside)[0]
         self._own_areas += (probabilities >= 0.5).sum(dim=(1, 2))
 
     def result(self) -> tuple[Tensor, list[Segment]]:
         """Ids (H, W) and segments."""
-        outside, inside = self._areas.view(-1, 2).unbind(dim=1)
+        if not len(self.queries):
+            return self._owners, []
+        areas = self._owners.flatten().bincount(minlength=2 * len(self.queries))
+        outside, inside = areas.view(-1, 2).unbind(dim=1)
         table = torch.stack([self._labels, self._own_areas, outside + inside, inside]).tolist()
         segments: list[Segment] = []
         stuff_segments: dict[int, Segment] = {}
-        id_of_owner = torch.zeros(max(len(self._areas), 1), dtype=torch.int32)
+        id_of_owner = torch.zeros(len(areas), dtype=torch.int32)
         for query, (label, own, won, final, score) in enumerate(zip(*table, self._scores.tolist(), strict=True)):
             if final == 0 or won / own < self._overlap_threshold:
                 continue
@@ -254,8 +235,7 @@ def instance_inference(
     """
     masks = OutputMasks(mask_logits)
     task = InstanceTask(class_logits, masks.size, topk=topk, thing_ids=thing_ids)
-    run_tasks([task], masks)
-    return task.result()
+    return run_tasks([task], masks)[0]
 
 
 class InstanceTask:

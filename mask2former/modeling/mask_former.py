@@ -20,8 +20,8 @@ from mask2former.d2.modeling import (
 from mask2former.d2.structures import ImageList, Instances
 
 from .criterion import SetCriterion
-from .inference import MAX_BYTES, InstanceTask, PanopticTask, SemanticTask, Task, run_before_resizing, run_tasks
-from .mask_rows import Masks, OutputMasks
+from .inference import InstanceTask, PanopticTask, SemanticTask, Task, run_before_resizing, run_tasks
+from .mask_rows import OutputMasks
 from .masks import PackedMasks
 from .matcher import HungarianMatcher, Target
 from .per_pixel import PerPixelBaselineHead, PerPixelBaselinePlusHead
@@ -54,7 +54,7 @@ class MaskFormer(nn.Module):
             none; one that the caller set up stays.
         compile_model: let `torch.compile` translate backbone and head when they first run.
         max_inference_bytes: what making the outputs of an image may take beside the predictions and the outputs
-            themselves; images are done in parts that fit, with the same results.
+            themselves; images are done in parts that fit. None: what suits the device, see `working_memory`.
         compact_outputs: give `sem_seg` as labels (height, width), and the masks of `instances` as `PackedMasks`.
     """
 
@@ -82,7 +82,7 @@ class MaskFormer(nn.Module):
         detections_per_image: int,
         test_precision: str = "float32",
         compile_model: bool = False,
-        max_inference_bytes: int = MAX_BYTES,
+        max_inference_bytes: int | None = None,
         compact_outputs: bool = False,
     ) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ class MaskFormer(nn.Module):
             "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
             "test_precision": test.PRECISION,
             "compile_model": cfg.MODEL.COMPILE,
-            "max_inference_bytes": test.MAX_MEMORY_MB * 2**20,
+            "max_inference_bytes": test.MAX_MEMORY_MB * 2**20 if test.MAX_MEMORY_MB > 0 else None,
             "compact_outputs": test.COMPACT_OUTPUTS,
         }
 
@@ -187,13 +187,6 @@ class MaskFormer(nn.Module):
             return self.criterion(outputs, [self._target(x, size) for x in batched_inputs])
         return [self.segment(*prediction) for prediction in _each_image(batch, outputs, batched_inputs)]
 
-    def predict_masks(self, batched_inputs: Sequence[dict[str, Any]]) -> Iterator[tuple[Tensor, OutputMasks]]:
-        """What is inferred from, one image after another, in evaluation.
-
-        Takes what `forward` takes, and gives what `segment` takes.
-        """
-        yield from _each_image(*self._run(batched_inputs), batched_inputs)
-
     def _run(self, batched_inputs: Sequence[dict[str, Any]]) -> tuple[ImageList, dict[str, Any]]:
         images = [x["image"].to(self.device, non_blocking=True) for x in batched_inputs]
         pixels = [(image - self.pixel_mean) / self.pixel_std for image in images]
@@ -206,25 +199,14 @@ class MaskFormer(nn.Module):
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.test_dtype)
 
-    def segment(
-        self, class_logits: Tensor, masks: Masks | Tensor, *, semantic_on: bool | None = None
-    ) -> dict[str, Any]:
-        """Turn the predictions for one image into the outputs asked for.
-
-        Args:
-            class_logits: (Q, C+1).
-            masks: or their logits (Q, H, W) at the size of the output.
-            semantic_on: whether `sem_seg` is wanted, if not as the model's own `semantic_on`.
-        """
-        if isinstance(masks, Tensor):
-            masks = OutputMasks(masks)
+    def segment(self, class_logits: Tensor, masks: OutputMasks) -> dict[str, Any]:
+        """Turn the predictions for one image, class logits (Q, C+1) and masks, into the outputs asked for."""
         size, thing_ids = masks.size, self.thing_ids if self.panoptic_on else None
         tasks: dict[str, Task] = {}
-        if self.semantic_on if semantic_on is None else semantic_on:
+        if self.semantic_on:
             semantic = SemanticTask(class_logits, size, labels_only=self.compact_outputs)
-            if not self.resize_masks_first and isinstance(masks, OutputMasks):
-                run_before_resizing(semantic, masks, max_bytes=self.max_inference_bytes)
-                return {"sem_seg": semantic.result()}
+            if not self.resize_masks_first:
+                return {"sem_seg": run_before_resizing(semantic, masks, max_bytes=self.max_inference_bytes)}
             tasks["sem_seg"] = semantic
         if thing_ids is not None:
             tasks["panoptic_seg"] = PanopticTask(
@@ -242,8 +224,8 @@ class MaskFormer(nn.Module):
                 thing_ids=thing_ids,
                 packed=self.compact_outputs,
             )
-        run_tasks(list(tasks.values()), masks, max_bytes=self.max_inference_bytes)
-        return {name: task.result() for name, task in tasks.items()}
+        results = run_tasks(list(tasks.values()), masks, max_bytes=self.max_inference_bytes)
+        return dict(zip(tasks, results, strict=True))
 
     def _target(self, inputs: dict[str, Any], size: tuple[int, int]) -> Target:
         """Pad the masks of one image to the size (height, width) of the batch."""

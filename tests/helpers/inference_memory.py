@@ -65,8 +65,7 @@ def peaks(height: int, width: int, max_memory_mb: int) -> dict[str, float]:
     for name in ("semantic", "panoptic", "instance", "all"):
         Path("/proc/self/clear_refs").write_text("5")  # forget the peak
         chosen = tasks(name, classes, masks.size)
-        run_tasks(chosen, masks, max_bytes=max_memory_mb * 2**20)
-        outputs = [task.result() for task in chosen]
+        outputs = run_tasks(chosen, masks, max_bytes=max_memory_mb * 2**20)
         result[name] = round(memory("VmHWM") - before, 1)
         del chosen, outputs
     return result
