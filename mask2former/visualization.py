@@ -15,6 +15,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from mask2former.d2.data import Metadata
+from mask2former.data.datasets.metadata import list_of_things
 
 Color = tuple[int, int, int]
 Panoptic = tuple[Any, Sequence[dict[str, Any]]]  # id map (H, W), 0 = void, and its segments
@@ -265,7 +266,8 @@ def _widest_point(mask: np.ndarray) -> tuple[float, float]:
 
 def _class_style(metadata: Metadata, category: int, is_thing: bool) -> tuple[str, Color]:
     """Name and colour of a contiguous class. Data sets of one kind of class list only that kind."""
-    first, second = ("thing", "stuff") if is_thing else ("stuff", "thing")
+    first = list_of_things(metadata) if is_thing else "stuff"
+    second = "stuff" if first == "thing" else "thing"
     names = metadata.get(f"{first}_classes") or metadata.get(f"{second}_classes") or []
     colors = metadata.get(f"{first}_colors") or metadata.get(f"{second}_colors") or []
     name = names[category] if category < len(names) else str(category)

@@ -9,6 +9,7 @@ import torch
 
 from mask2former.d2.data import Metadata
 from mask2former.visualization import (
+    _class_style,
     comparison_sheet,
     contact_sheet,
     draw_instances,
@@ -49,6 +50,21 @@ SEGMENTS = [
     {"id": 2, "category_id": 0, "isthing": True},
     {"id": 3, "category_id": 1, "isthing": False},
 ]
+
+
+def test_things_are_named_where_their_ids_lie_among_all_classes() -> None:
+    metadata = Metadata(
+        name="sky first",
+        thing_classes=["cat"],
+        thing_colors=[RED],
+        stuff_classes=["sky", "cat"],
+        stuff_colors=[GREEN, RED],
+        thing_dataset_id_to_contiguous_id={7: 1},
+    )
+    assert [_class_style(metadata, 1, True), _class_style(metadata, 0, False)] == [
+        ("cat", tuple(RED)),
+        ("sky", tuple(GREEN)),
+    ]
 
 
 def test_panoptic_paints_every_segment_and_leaves_void(metadata: Metadata) -> None:

@@ -49,16 +49,18 @@ class InstanceSegEvaluator(DatasetEvaluator):
     def __init__(self, dataset_name: str, output_dir: str | None = None, *, boundary: bool = False) -> None:
         """
         Args:
-            dataset_name: a registered data set whose metadata holds `thing_classes`, indexed by contiguous
-                class, `thing_dataset_id_to_contiguous_id`, and `json_file` or `panoptic_json` with
-                `panoptic_root`.
+            dataset_name: a registered data set whose metadata holds `thing_dataset_id_to_contiguous_id`, and
+                `json_file` and `thing_classes`, or `panoptic_json`, `panoptic_root` and `stuff_classes`, which list
+                the classes.
             output_dir: when given, predictions are written to `coco_instances_results.json` there.
             boundary: score boundary AP too, see `mask2former.evaluation.boundary`.
         """
         self._metadata: Metadata = dataset_metadata(dataset_name)
         class_of = self._metadata.thing_dataset_id_to_contiguous_id
         self._dataset_ids = {contiguous: dataset for dataset, contiguous in class_of.items()}
-        self._class_names = list(self._metadata.thing_classes)
+        # Panoptic sets list all classes as stuff, and under `thing_classes` perhaps things alone.
+        is_panoptic = self._metadata.get("panoptic_json") is not None
+        self._class_names = list(self._metadata.stuff_classes if is_panoptic else self._metadata.thing_classes)
         self._output_dir = output_dir
         self._tasks = {"segm": False, "boundary_segm": True} if boundary else {"segm": False}
         self._ground_truth = self._find_ground_truth(dict(class_of))

@@ -33,12 +33,11 @@ def make_dataset(tmp_path: Path) -> Iterator[Callable[..., str]]:
         names = [str(category["name"]) for category in CATEGORIES]
         DatasetCatalog.register(name, lambda: records)
         things = {c["id"]: CLASS_OF[c["id"]] for c in CATEGORIES if c["isthing"]}
-        stuff = {c["id"]: CLASS_OF[c["id"]] for c in CATEGORIES if not c["isthing"]}
         MetadataCatalog.get(name).set(
-            thing_classes=names,
+            thing_classes=[str(category["name"]) for category in CATEGORIES if category["isthing"]],
             stuff_classes=names,
             thing_dataset_id_to_contiguous_id=things,
-            stuff_dataset_id_to_contiguous_id=stuff,
+            stuff_dataset_id_to_contiguous_id=CLASS_OF,
             panoptic_root=str(root),
             panoptic_json=str(tmp_path / f"{name}.json"),
             evaluator_type="coco_panoptic_seg",

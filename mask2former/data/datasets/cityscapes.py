@@ -14,7 +14,7 @@ from mask2former.data.datasets.metadata import (
     instance_metadata,
     is_free,
     load_categories,
-    panoptic_metadata,
+    unseparated_metadata,
 )
 from mask2former.data.datasets.semantic import register_semantic, semantic_dicts
 
@@ -86,7 +86,7 @@ def _register_instance(folder: Path, split: str) -> None:
 
 def _register_panoptic(folder: Path, split: str) -> None:
     name, folders = f"cityscapes_fine_panoptic_{split}", _folders(folder, split)
-    metadata = panoptic_metadata(load_categories("cityscapes_19"))
+    metadata = unseparated_metadata(load_categories("cityscapes_19"))
     panoptic_root = folder / "gtFine" / f"cityscapes_panoptic_{split}"
     source = f"{panoptic_root}.json"
 

@@ -28,6 +28,7 @@ from mask2former.data.datasets.metadata import (
     load_categories,
     panoptic_metadata,
     things_first,
+    unseparated_metadata,
 )
 from mask2former.data.images import DataError
 
@@ -292,7 +293,10 @@ def register_coco(root: PathLike) -> None:
         if is_free(name):
             register_coco_instances(name, image_root=image_root, json_file=instances_json, categories=things)
         sem_seg_root = folder / f"panoptic_semseg_{split}2017"
-        for suffix, extra in (("", None), ("_with_sem_seg", sem_seg_root)):
+        for suffix, extra, metadata in (
+            ("", None, unseparated_metadata(categories)),
+            ("_with_sem_seg", sem_seg_root, panoptic_metadata(categories)),
+        ):
             if is_free(f"{name}_panoptic{suffix}"):
                 register_coco_panoptic(
                     f"{name}_panoptic{suffix}",
@@ -302,4 +306,5 @@ def register_coco(root: PathLike) -> None:
                     categories=categories,
                     instances_json=instances_json,
                     sem_seg_root=extra,
+                    **metadata,
                 )

@@ -52,6 +52,7 @@ def instances_json(folder: Path, split: str) -> Path:
 
 def _register_v1(folder: Path, split: str) -> None:
     categories = load_categories("mapillary_vistas_65")
+    names = semantic_metadata(categories)  # as published, both lists hold all classes
     data = folder / SPLITS[split]
     if is_free(f"mapillary_vistas_sem_seg_{split}"):
         register_semantic(
@@ -76,6 +77,8 @@ def _register_v1(folder: Path, split: str) -> None:
             missing_hint=_HINT,
             evaluator_type="mapillary_vistas_panoptic_seg",
             ignore_label=IGNORE_LABEL,
+            thing_classes=names["stuff_classes"],
+            thing_colors=names["stuff_colors"],
         )
     if is_free(f"mapillary_vistas_instance_{split}"):
         register_coco_instances(

@@ -53,22 +53,49 @@ def check_categories(categories: Sequence[Category], source: str, *, panoptic: b
 
 
 def panoptic_metadata(categories: Sequence[Category]) -> dict[str, Any]:
-    """Metadata of a panoptic set; both class lists hold all classes in the order given, as published."""
-    names, colors = _names_and_colors(categories)
+    """Metadata of a panoptic set, as published for COCO and ADE20K and as Detectron2's evaluators need it.
+
+    `stuff_*` is about all classes, in the order given, and `thing_*` about things alone.
+    """
+    things = [category for category in categories if category["isthing"]]
+    thing_names, thing_colors = _names_and_colors(things)
     return {
-        "thing_classes": names,
-        "stuff_classes": names,
-        "thing_colors": colors,
-        "stuff_colors": colors,
-        "thing_dataset_id_to_contiguous_id": _contiguous_ids(categories, thing=True),
-        "stuff_dataset_id_to_contiguous_id": _contiguous_ids(categories, thing=False),
+        "thing_classes": thing_names,
+        "thing_colors": thing_colors,
+        "thing_dataset_id_to_contiguous_id": _contiguous_ids(categories, things),
+        "stuff_dataset_id_to_contiguous_id": _contiguous_ids(categories, categories),
+        **semantic_metadata(categories),
     }
+
+
+def unseparated_metadata(categories: Sequence[Category]) -> dict[str, Any]:
+    """Metadata of a panoptic set as Detectron2 itself has it for COCO and Cityscapes.
+
+    Both lists of names and colours hold all classes; each of the maps of ids is about things or stuff alone.
+    """
+    names, colors = _names_and_colors(categories)
+    stuff = [category for category in categories if not category["isthing"]]
+    return {
+        **panoptic_metadata(categories),
+        "thing_classes": names,
+        "thing_colors": colors,
+        "stuff_dataset_id_to_contiguous_id": _contiguous_ids(categories, stuff),
+    }
+
+
+def list_of_things(metadata: Metadata) -> str:
+    """ "thing" or "stuff": of which of the lists `*_classes` and `*_colors` contiguous ids of things are indices.
+
+    Those of ADE20K lie among all 150 classes, while its `thing_classes` are 100.
+    """
+    ids = metadata.get("thing_dataset_id_to_contiguous_id") or {}
+    return "thing" if max(ids.values(), default=-1) < len(metadata.get("thing_classes") or ()) else "stuff"
 
 
 def instance_metadata(categories: Sequence[Category]) -> dict[str, Any]:
     """Metadata of an instance set, all of whose categories are things."""
     names, colors = _names_and_colors(categories)
-    ids = {category["id"]: index for index, category in enumerate(categories)}
+    ids = _contiguous_ids(categories, categories)
     return {"thing_classes": names, "thing_colors": colors, "thing_dataset_id_to_contiguous_id": ids}
 
 
@@ -125,8 +152,10 @@ def _names_and_colors(categories: Sequence[Category]) -> tuple[list[str], list[l
     return [category["name"] for category in categories], colors
 
 
-def _contiguous_ids(categories: Sequence[Category], *, thing: bool) -> dict[int, int]:
-    return {c["id"]: index for index, c in enumerate(categories) if bool(c["isthing"]) is thing}
+def _contiguous_ids(categories: Sequence[Category], of: Sequence[Category]) -> dict[int, int]:
+    """Id in the files → index in `categories`, of some of these."""
+    index = {category["id"]: number for number, category in enumerate(categories)}
+    return {category["id"]: index[category["id"]] for category in of}
 
 
 def _palette(index: int) -> list[int]:

@@ -15,6 +15,7 @@ from mask2former.data.datasets import (
     load_categories,
     mapillary_vistas,
 )
+from mask2former.data.datasets.metadata import list_of_things
 from mask2former.data.images import DataError, read_label_map, read_panoptic_png
 from mask2former.data.prepare import ade20k as prepare_ade20k
 from mask2former.data.prepare import coco as prepare_coco
@@ -38,13 +39,13 @@ EXPECTED: dict[str, tuple[str, int | None, int | None]] = {
     **{f"ade20k_sem_seg_{split}": ("sem_seg", None, 150) for split in ("train", "val")},
     **{f"ade20k_full_sem_seg_{split}": ("sem_seg", None, 847) for split in ("train", "val")},
     **{f"ade20k_instance_{split}": ("coco", 100, None) for split in ("train", "val")},
-    **{f"ade20k_panoptic_{split}": ("ade20k_panoptic_seg", 150, 150) for split in ("train", "val")},
+    **{f"ade20k_panoptic_{split}": ("ade20k_panoptic_seg", 100, 150) for split in ("train", "val")},
     **{f"cityscapes_fine_sem_seg_{s}": ("cityscapes_sem_seg", None, 19) for s in ("train", "val", "test")},
     **{f"cityscapes_fine_instance_seg_{s}": ("cityscapes_instance", 8, None) for s in ("train", "val", "test")},
     **{f"cityscapes_fine_panoptic_{split}": ("cityscapes_panoptic_seg", 19, 19) for split in ("train", "val")},
     **{f"coco_2017_{split}": ("coco", 80, None) for split in ("train", "val")},
     **{f"coco_2017_{split}_panoptic": ("coco_panoptic_seg", 133, 133) for split in ("train", "val")},
-    **{f"coco_2017_{split}_panoptic_with_sem_seg": ("coco_panoptic_seg", 133, 133) for split in ("train", "val")},
+    **{f"coco_2017_{split}_panoptic_with_sem_seg": ("coco_panoptic_seg", 80, 133) for split in ("train", "val")},
     **{f"coco_2017_{split}_stuff_10k_sem_seg": ("sem_seg", None, 171) for split in ("train", "test")},
     **{f"mapillary_vistas_sem_seg_{split}": ("sem_seg", None, 65) for split in ("train", "val")},
     **{f"mapillary_vistas_instance_{split}": ("coco", 37, None) for split in ("train", "val")},
@@ -66,6 +67,30 @@ def test_names_and_metadata(tmp_path: Path) -> None:
             register(tmp_path / "other")  # names in use stay, as where Detectron2 has registered them
         assert MetadataCatalog.get("ade20k_sem_seg_val").image_root.startswith(str(tmp_path / "ADE"))
     assert set(EXPECTED) <= set(DatasetCatalog.list())
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "things", "ids"),
+    [
+        ("coco_2017_val_panoptic_with_sem_seg", "coco_panoptic_133", 80, 133),
+        ("coco_2017_val_panoptic", "coco_panoptic_133", 80, 53),
+        ("ade20k_panoptic_val", "ade20k_150", 100, 150),
+        ("mapillary_vistas_panoptic_val", "mapillary_vistas_65", 37, 65),
+        ("cityscapes_fine_panoptic_val", "cityscapes_19", 8, 11),
+    ],
+)
+def test_maps_of_ids_are_the_published_ones(tmp_path: Path, name: str, table: str, things: int, ids: int) -> None:
+    with registered_below(tmp_path, *ALL):
+        metadata = MetadataCatalog.get(name)
+        thing_ids, stuff_ids = metadata.thing_dataset_id_to_contiguous_id, metadata.stuff_dataset_id_to_contiguous_id
+        assert (len(thing_ids), len(stuff_ids)) == (things, ids)
+        if ids == len(metadata.stuff_classes):  # Detectron2's evaluators turn classes back by this map
+            assert list(stuff_ids.values()) == list(range(ids))
+            assert thing_ids.items() <= stuff_ids.items()
+        kind = list_of_things(metadata)
+        assert (kind == "stuff") == (name == "ade20k_panoptic_val")
+        names = {category["id"]: category["name"] for category in load_categories(table)}
+        assert [metadata.get(f"{kind}_classes")[index] for index in thing_ids.values()] == [names[i] for i in thing_ids]
 
 
 @pytest.mark.parametrize("name", EXPECTED)

@@ -12,7 +12,7 @@ from mask2former.d2.data import DatasetCatalog, MetadataCatalog
 from mask2former.d2.structures import BoxMode
 from mask2former.data.datasets import dataset_metadata, register_coco_instances, register_coco_panoptic
 from mask2former.data.datasets.coco import instance_dicts, register_coco
-from mask2former.data.datasets.shapes import CATEGORIES, STUFF_IDS, THING_IDS
+from mask2former.data.datasets.shapes import CATEGORIES, THING_IDS
 from mask2former.data.images import DataError
 
 
@@ -60,7 +60,7 @@ def test_metadata_stands_at_registration(panoptic_set) -> None:
     assert metadata.json_file == str(panoptic_set.root / "annotations" / "instances_train2017.json")
     assert (metadata.evaluator_type, metadata.ignore_label, metadata.label_divisor) == ("coco_panoptic_seg", 255, 1000)
     assert metadata.thing_dataset_id_to_contiguous_id == {number: number - 1 for number in THING_IDS.values()}
-    assert metadata.stuff_dataset_id_to_contiguous_id == {number: number - 1 for number in STUFF_IDS.values()}
+    assert metadata.stuff_dataset_id_to_contiguous_id == {number: number - 1 for number in range(1, 9)}
 
 
 def test_categories_come_from_the_file_when_not_given(panoptic_set, name: str) -> None:
@@ -68,7 +68,8 @@ def test_categories_come_from_the_file_when_not_given(panoptic_set, name: str) -
     register(name, panoptic_set.root, evaluator_type="mine", note="x")
     assert MetadataCatalog.get(name).get("thing_classes") is None
     metadata = dataset_metadata(name)
-    assert metadata.thing_classes == [category["name"] for category in CATEGORIES]
+    assert metadata.stuff_classes == [category["name"] for category in CATEGORIES]
+    assert metadata.thing_classes == list(THING_IDS)
     assert metadata.evaluator_type == "mine"
     assert metadata.note == "x"
     assert DatasetCatalog.get(name) == DatasetCatalog.get(panoptic_set.name)

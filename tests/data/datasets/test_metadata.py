@@ -13,10 +13,10 @@ from mask2former.data.images import DataError
 def test_coco_table_is_the_published_one() -> None:
     categories = load_categories("coco_panoptic_133")
     metadata = panoptic_metadata(categories)
-    assert len(metadata["thing_classes"]) == len(metadata["stuff_classes"]) == 133
+    assert (len(metadata["thing_classes"]), len(metadata["stuff_classes"])) == (80, 133)
     things = metadata["thing_dataset_id_to_contiguous_id"]
     stuff = metadata["stuff_dataset_id_to_contiguous_id"]
-    assert (len(things), len(stuff)) == (80, 53)
+    assert (len(things), len(stuff)) == (80, 133)
     assert (things[1], things[90], stuff[92], stuff[200]) == (0, 79, 80, 132)
     assert metadata["thing_classes"][0] == "person"
     assert metadata["thing_colors"][0] == [220, 20, 60]
