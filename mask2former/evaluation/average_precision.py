@@ -13,8 +13,9 @@ import numpy as np
 import pycocotools.mask as mask_util
 from pycocotools.cocoeval import Params
 
+from mask2former.data.rle import RLE
 from mask2former.evaluation.boundary import rle_boundary
-from mask2former.evaluation.ground_truth import RLE, GroundTruthInstance
+from mask2former.evaluation.ground_truth import GroundTruthInstance
 
 _PARAMS = Params(iouType="segm")
 IOU_THRESHOLDS = np.asarray(_PARAMS.iouThrs)

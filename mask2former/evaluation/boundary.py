@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pycocotools.mask as mask_util
 
-from mask2former.evaluation.ground_truth import RLE, encode_mask
+from mask2former.data.rle import RLE, encode_mask
 
 DILATION_RATIO = 0.02  # of the image diagonal
 

@@ -8,16 +8,14 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-import cv2
 import numpy as np
 import pycocotools.mask as mask_util
 
 from mask2former.d2.data import Metadata
 from mask2former.data.images import read_panoptic_png
+from mask2former.data.rle import RLE, encode_mask
 
 logger = logging.getLogger(__name__)
-
-RLE = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,12 +185,6 @@ def _cached_panoptic_ground_truth(
     json_file: str, root: str, class_of: tuple[tuple[int, int], ...], things: tuple[int, ...], mtime_ns: int
 ) -> PanopticGroundTruth:
     return PanopticGroundTruth(json_file=json_file, root=root, class_of=dict(class_of), things=frozenset(things))
-
-
-def encode_mask(mask: np.ndarray) -> RLE:
-    """Compressed COCO run lengths of a boolean mask (H, W)."""
-    columns = cv2.transpose(mask.view(np.uint8))  # several times as fast as numpy's copy in Fortran's order
-    return mask_util.encode(columns.T[:, :, None])[0]
 
 
 def encode_annotation(segmentation: list | RLE, height: int, width: int) -> RLE:

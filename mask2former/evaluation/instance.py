@@ -16,6 +16,7 @@ from mask2former.d2.data import Metadata
 from mask2former.d2.evaluation import DatasetEvaluator
 from mask2former.d2.structures import Instances
 from mask2former.data.datasets.metadata import dataset_metadata
+from mask2former.data.rle import RLE, encode_mask, to_json
 from mask2former.evaluation.average_precision import (
     IOU_THRESHOLDS,
     MatchedImage,
@@ -26,10 +27,8 @@ from mask2former.evaluation.average_precision import (
 )
 from mask2former.evaluation.coverage import Coverage
 from mask2former.evaluation.ground_truth import (
-    RLE,
     InstanceGroundTruth,
     PanopticGroundTruth,
-    encode_mask,
     panoptic_ground_truth,
 )
 from mask2former.evaluation.output import iterate_masks, model_output, write_json
@@ -150,7 +149,7 @@ class InstanceSegEvaluator(DatasetEvaluator):
                 "image_id": image_id,
                 "category_id": self._dataset_ids[category],
                 "score": score,
-                "segmentation": {"size": rle["size"], "counts": rle["counts"].decode("ascii")},
+                "segmentation": to_json(rle),
             }
             for category, score, rle in zip(classes.tolist(), scores.tolist(), rles, strict=True)
         ]

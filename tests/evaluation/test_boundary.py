@@ -9,8 +9,8 @@ import torch
 from scipy.ndimage import binary_erosion
 
 from mask2former.d2.structures import Instances
+from mask2former.data.rle import encode_mask
 from mask2former.evaluation.boundary import boundary_iou, boundary_width, mask_boundary, rle_boundary
-from mask2former.evaluation.ground_truth import encode_mask
 from mask2former.evaluation.instance import InstanceSegEvaluator
 from mask2former.evaluation.panoptic import COCOPanopticEvaluator, panoptic_statistics
 

@@ -25,10 +25,10 @@ from typing import Any
 import cv2
 import numpy as np
 from PIL import Image
-from pycocotools import mask as mask_api
 
 from mask2former.data.datasets.coco import register_coco_panoptic
 from mask2former.data.images import id_to_rgb
+from mask2former.data.rle import encode_mask, to_json
 from mask2former.files import write_bytes
 
 VERSION = 1
@@ -324,8 +324,7 @@ def _write_image(
     instances = []
     for segment in scene.segments:
         if segment["category_id"] in THING_IDS.values():
-            code = mask_api.encode(np.asfortranarray(scene.ids == segment["id"], dtype=np.uint8))
-            segmentation = {"size": [height, width], "counts": code["counts"].decode()}
+            segmentation = to_json(encode_mask(scene.ids == segment["id"]))
             instances.append({**segment, "image_id": image_id, "segmentation": segmentation})
     return image, panoptic, instances
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as mask_api
 from scipy import ndimage
+
+from mask2former.data.rle import encode_mask, to_json
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,8 @@ def instance_annotations(
             "area": segment.area,
             "bbox": segment.bbox,
             "iscrowd": int(segment.id in crowds),
-            "segmentation": encode_rle(segment.mask),
+            "segmentation": to_json(encode_mask(segment.mask)),
         }
         for segment in segments_of(ids)
         if segment.id in categories
     ]
-
-
-def encode_rle(mask: np.ndarray) -> dict[str, Any]:
-    """(H, W) bool as COCO's compressed run lengths, fit for JSON."""
-    code = mask_api.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": [int(side) for side in code["size"]], "counts": code["counts"].decode()}
