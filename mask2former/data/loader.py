@@ -16,16 +16,14 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mask2former.d2 import comm
 from mask2former.d2.config import CfgNode
 from mask2former.d2.data import DatasetCatalog, MetadataCatalog
-from mask2former.d2.structures import Instances
+from mask2former.data.example import pinned
 from mask2former.data.images import DataError, UnreadableImageError
 from mask2former.data.mappers import Mapper, build_mapper
-from mask2former.modeling.masks import PackedMasks
 
 logger = logging.getLogger(__name__)
 
@@ -126,14 +124,7 @@ class _Batch(list[dict[str, Any]]):
 
     def pin_memory(self) -> "_Batch":
         """All tensors in memory that a GPU copies from without the host waiting."""
-        return _Batch({key: _pinned(value) for key, value in inputs.items()} for inputs in self)
-
-
-def _pinned(value: Any) -> Any:
-    if isinstance(value, Instances):
-        pinned = {key: _pinned(field) for key, field in value.get_fields().items()}
-        return Instances(value.image_size, **pinned)
-    return value.pin_memory() if isinstance(value, Tensor | PackedMasks) else value
+        return _Batch(map(pinned, self))
 
 
 def _init_worker(worker_id: int) -> None:

@@ -5,6 +5,7 @@ A subclass says how its annotations become targets, and which augmentations go w
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import cv2
@@ -24,6 +25,7 @@ from mask2former.data.augmentation import (
     build_resize_crop_augmentation,
     build_test_augmentation,
 )
+from mask2former.data.example import Example, MaskBoxes, label_map, padding_mask
 from mask2former.data.images import check_size, read_image, read_label_map, read_panoptic_png
 from mask2former.data.targets import Targets, instance_targets, panoptic_targets, semantic_targets
 
@@ -34,10 +36,21 @@ IMAGE_PADDING = 128
 DATASET_MAPPER_REGISTRY = Registry("DATASET_MAPPER")
 DATASET_MAPPER_REGISTRY.__doc__ = """
 Mappers by INPUT.DATASET_MAPPER_NAME. A registered object is called as `object(cfg, is_train)`, and returns a
-function from a dataset dict to an input dict of the model.
+function from a dataset dict to an input dict of the model. Its attribute `reads`, if any, is the key of dataset dicts
+that targets are made of: "pan_seg_file_name", "sem_seg_file_name" or "annotations".
 """
 
 Mapper = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def _register(name: str) -> Callable[[type["DatasetMapper"]], type["DatasetMapper"]]:
+    """Register a class under the name that published configs give."""
+
+    def register(mapper: type[DatasetMapper]) -> type[DatasetMapper]:
+        DATASET_MAPPER_REGISTRY._do_register(name, mapper)
+        return mapper
+
+    return register
 
 
 def build_mapper(cfg: CfgNode, is_train: bool) -> Mapper:
@@ -58,8 +71,11 @@ class DatasetMapper:
     - `height`, `width`: of the file, where the dict lacks them;
     - in training `instances`: `gt_classes` (n,) int64 and `gt_masks`, n `PackedMasks`, whose `tensor` is bool
       (n, H, W). Of panoptic segments that the crop left nothing of, masks are empty; instances are left out.
+      `gt_boxes` around the masks are made when asked for;
+    - in training, made when asked for, `padding_mask`: (H, W) bool, True where the image is padded.
     """
 
+    reads: str | None = None
     build_augmentation: Callable[[CfgNode], list[T.Augmentation]]
 
     @configurable
@@ -83,6 +99,7 @@ class DatasetMapper:
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
         self.size_divisibility = size_divisibility
+        self.later: dict[str, Callable[[dict[str, Any]], Any]] = {}
         self._needs_categories = any(isinstance(item, CategoryAreaCrop) for item in augmentations)
         self._told_larger = False
         logger.info("%s (%s): %s", type(self).__name__, "train" if is_train else "test", self.augmentations)
@@ -101,10 +118,10 @@ class DatasetMapper:
         raise NotImplementedError
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
-        result = {key: value for key, value in dataset_dict.items() if key != "annotations"}
         image = read_image(dataset_dict["file_name"], self.image_format)
         size = (image.shape[0], image.shape[1])
-        result = {"height": size[0], "width": size[1], **result}
+        result = {"height": size[0], "width": size[1], **dataset_dict}
+        result.pop("annotations", None)
         check_size(dataset_dict["file_name"], size, (result["height"], result["width"]), "its annotation")
         if not self.is_train:
             aug_input = T.AugInput(image)
@@ -122,8 +139,9 @@ class DatasetMapper:
         instances = Instances((padded.shape[1], padded.shape[2]))
         instances.gt_classes = classes
         instances.gt_masks = masks.padded(*instances.image_size)
+        instances.gt_boxes = MaskBoxes(instances.gt_masks)
         result["instances"] = instances
-        return result
+        return Example(result, {**self.later, "padding_mask": partial(padding_mask, transform=transform, size=size)})
 
     def _pad(self, image: Tensor) -> Tensor:
         if self.size_divisibility <= 0:
@@ -140,6 +158,8 @@ class DatasetMapper:
 
 
 class _PanopticMapper(DatasetMapper):
+    reads = "pan_seg_file_name"
+
     def load_targets(self, dataset_dict: Mapping[str, Any], size: tuple[int, int]) -> Targets:
         path = dataset_dict["pan_seg_file_name"]
         ids = read_panoptic_png(path)
@@ -148,37 +168,52 @@ class _PanopticMapper(DatasetMapper):
 
 
 class _InstanceMapper(DatasetMapper):
+    reads = "annotations"
+
     def load_targets(self, dataset_dict: Mapping[str, Any], size: tuple[int, int]) -> Targets:
         return instance_targets(dataset_dict["annotations"])
 
 
+@_register("mask_former_panoptic")
 class MaskFormerPanopticDatasetMapper(_PanopticMapper):
-    """Panoptic segments; resize, crop, colour, flip."""
+    """Panoptic segments; resize, crop, colour, flip. Gives `sem_seg` as the semantic mapper does."""
 
     build_augmentation = staticmethod(build_resize_crop_augmentation)
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.later["sem_seg"] = partial(label_map, ignore_label=255)
 
+
+@_register("coco_panoptic_lsj")
 class COCOPanopticNewBaselineDatasetMapper(_PanopticMapper):
     """Panoptic segments; large-scale jitter."""
 
     build_augmentation = staticmethod(build_lsj_augmentation)
 
 
+@_register("mask_former_instance")
 class MaskFormerInstanceDatasetMapper(_InstanceMapper):
     """COCO annotations; resize, crop, colour, flip."""
 
     build_augmentation = staticmethod(build_resize_crop_augmentation)
 
 
+@_register("coco_instance_lsj")
 class COCOInstanceNewBaselineDatasetMapper(_InstanceMapper):
     """COCO annotations; large-scale jitter."""
 
     build_augmentation = staticmethod(build_lsj_augmentation)
 
 
+@_register("mask_former_semantic")
 class MaskFormerSemanticDatasetMapper(DatasetMapper):
-    """One mask per class of a label map; resize, crop, colour, flip."""
+    """One mask per class of a label map; resize, crop, colour, flip.
 
+    In training, made when asked for, `sem_seg`: (H, W) int64 classes and `ignore_label`.
+    """
+
+    reads = "sem_seg_file_name"
     build_augmentation = staticmethod(build_resize_crop_augmentation)
 
     @configurable
@@ -194,12 +229,13 @@ class MaskFormerSemanticDatasetMapper(DatasetMapper):
         Args:
             ignore_label: label of pixels that nothing is learnt from.
             num_classes: labels must be below; None leaves them unchecked.
-            with_label_map: in training, give `sem_seg` too: (H, W) int64 classes and `ignore_label`.
+            with_label_map: whether to make `sem_seg` at once.
         """
         super().__init__(**kwargs)
         self.ignore_label = ignore_label
         self.num_classes = num_classes
         self.with_label_map = with_label_map
+        self.later["sem_seg"] = partial(label_map, ignore_label=ignore_label)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
@@ -209,7 +245,7 @@ class MaskFormerSemanticDatasetMapper(DatasetMapper):
             arguments["ignore_label"] = metadata.get("ignore_label", 255)
             classes = metadata.get("stuff_classes")
             arguments["num_classes"] = None if classes is None else len(classes)
-            # Detectron2's own architecture learns from label maps, not from masks.
+            # Detectron2's own architecture learns from label maps, not from masks: they are made in the workers.
             arguments["with_label_map"] = cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor"
         return arguments
 
@@ -222,37 +258,8 @@ class MaskFormerSemanticDatasetMapper(DatasetMapper):
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         result = super().__call__(dataset_dict)
         if self.is_train and self.with_label_map:
-            instances = result["instances"]
-            labels = torch.full(instances.image_size, self.ignore_label)
-            for category, mask in zip(instances.gt_classes, instances.gt_masks, strict=True):
-                labels[mask] = category
-            result["sem_seg"] = labels
+            result["sem_seg"] = label_map(result, ignore_label=self.ignore_label)
         return result
-
-
-@DATASET_MAPPER_REGISTRY.register()
-def mask_former_panoptic(cfg: CfgNode, is_train: bool) -> Mapper:
-    return MaskFormerPanopticDatasetMapper(cfg, is_train)
-
-
-@DATASET_MAPPER_REGISTRY.register()
-def coco_panoptic_lsj(cfg: CfgNode, is_train: bool) -> Mapper:
-    return COCOPanopticNewBaselineDatasetMapper(cfg, is_train)
-
-
-@DATASET_MAPPER_REGISTRY.register()
-def mask_former_instance(cfg: CfgNode, is_train: bool) -> Mapper:
-    return MaskFormerInstanceDatasetMapper(cfg, is_train)
-
-
-@DATASET_MAPPER_REGISTRY.register()
-def coco_instance_lsj(cfg: CfgNode, is_train: bool) -> Mapper:
-    return COCOInstanceNewBaselineDatasetMapper(cfg, is_train)
-
-
-@DATASET_MAPPER_REGISTRY.register()
-def mask_former_semantic(cfg: CfgNode, is_train: bool) -> Mapper:
-    return MaskFormerSemanticDatasetMapper(cfg, is_train)
 
 
 def _to_tensor(image: np.ndarray) -> Tensor:

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mask2former.d2.structures import BitMasks, Boxes
+
 from .points import sample_points, sample_shared_points
 
 # T masks, G planes of eight masks, N masks sampled, K points
@@ -18,14 +20,14 @@ _DECODED_PIXELS = 2**21
 """At most so many pixels are decoded at a time (but at least one mask), 8 MiB of them."""
 
 
-class PackedMasks:
+class PackedMasks(BitMasks):
     """Masks of one image, eight to a byte: `gt_masks` of what mappers give, `pred_masks` of compact outputs.
 
     Mask `t` is bit `ids[t] % 8` of plane `ids[t] // 8`, so that choosing masks copies none, and moving, resizing or
     padding planes does the same to eight masks at once. Several masks may be the same bit.
 
     A number as index gives the mask, bool (H, W), as does iteration; slices, lists and index or bool tensors give the
-    masks chosen, still packed. `tensor` unpacks all.
+    masks chosen, still packed. `tensor` unpacks all. They pass for Detectron2's `BitMasks`.
 
     Args:
         planes: uint8 (G, H, W).
@@ -46,7 +48,7 @@ class PackedMasks:
         return PackedMasks(pack_planes(masks), torch.arange(len(masks), device=masks.device))
 
     @staticmethod
-    def cat(parts: Sequence[PackedMasks]) -> PackedMasks:
+    def cat(parts: Sequence[PackedMasks]) -> PackedMasks:  # type: ignore[override]
         """Join masks of one size."""
         if len({part.image_size for part in parts}) != 1:
             raise ValueError(f"masks to be joined differ in size: {sorted({part.image_size for part in parts})}")
@@ -57,7 +59,7 @@ class PackedMasks:
     def __len__(self) -> int:
         return len(self.ids)
 
-    @overload
+    @overload  # type: ignore[override]
     def __getitem__(self, item: int) -> Tensor: ...
 
     @overload
@@ -78,7 +80,7 @@ class PackedMasks:
         return f"PackedMasks(num_instances={len(self)}, image_size={self.image_size})"
 
     @property
-    def image_size(self) -> tuple[int, int]:
+    def image_size(self) -> tuple[int, int]:  # type: ignore[override]
         """Height and width."""
         return self.planes.shape[1], self.planes.shape[2]
 
@@ -93,9 +95,20 @@ class PackedMasks:
         return self.planes.device
 
     @property
-    def tensor(self) -> Tensor:
+    def tensor(self) -> Tensor:  # type: ignore[override]
         """The masks unpacked, bool (T, H, W)."""
         return self._unpacked(self.ids)
+
+    def get_bounding_boxes(self) -> Boxes:
+        """The smallest boxes (x0, y0, x1, y1) around the masks, (x1, y1) exclusive, on the CPU; 0 for empty masks."""
+        planes, ids = self.planes.cpu().numpy(), self.ids.cpu().numpy()
+        edges: list[np.ndarray] = []
+        for axis in (1, 2):
+            inside = np.bitwise_or.reduce(planes, axis=axis)[ids // 8] >> (ids % 8)[:, None] & 1
+            last = inside.shape[1] - inside[:, ::-1].argmax(axis=1)
+            edges += [inside.argmax(axis=1), np.where(inside.any(axis=1), last, 0)]
+        x0, x1, y0, y1 = edges
+        return Boxes(torch.from_numpy(np.stack([x0, y0, x1, y1], axis=1)).float())
 
     def to(self, *args: Any, **kwargs: Any) -> PackedMasks:
         """The masks on another device; arguments are those of `Tensor.to`."""

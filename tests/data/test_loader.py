@@ -306,3 +306,5 @@ def test_pinning_reaches_every_tensor_of_a_batch(monkeypatch: pytest.MonkeyPatch
         for tensor in (item["image"], instances.gt_classes, instances.gt_masks.planes, instances.gt_masks.ids):
             assert any(tensor is seen for seen in pinned)
     assert copy[0]["instances"].image_size == batch[0]["instances"].image_size
+    assert copy[0]["instances"].gt_boxes.masks is copy[0]["instances"].gt_masks, "nothing holds on to the others"
+    assert "padding_mask" in copy[0]

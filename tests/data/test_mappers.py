@@ -1,4 +1,5 @@
 import os
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from PIL import Image
 
 from mask2former.d2.config import CfgNode
 from mask2former.d2.data import DatasetCatalog, MetadataCatalog
+from mask2former.d2.structures import BitMasks, Boxes
 from mask2former.d2.transforms import HFlipTransform
 from mask2former.data import (
     DATASET_MAPPER_REGISTRY,
@@ -22,6 +24,7 @@ from mask2former.data import (
 from mask2former.data.datasets import register_coco_instances, register_coco_panoptic
 from mask2former.data.datasets.shapes import THING_IDS
 from mask2former.data.images import read_image, read_panoptic_png
+from mask2former.modeling.masks import PackedMasks
 
 REAL_DATA = Path(__file__).parents[2].parent / "shared" / "data" / "coco"
 PUBLISHED = {
@@ -162,6 +165,56 @@ def test_crop_limits_the_share_of_a_category(cfg: CfgNode, record: dict) -> None
     assert result["instances"].gt_masks.tensor.shape[1:] == (32, 32)
 
 
+def test_fields_of_the_published_mappers_are_made_when_asked_for(
+    cfg: CfgNode, record: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*args: object) -> None:
+        raise AssertionError("made for somebody who did not ask")
+
+    cfg.INPUT.MIN_SCALE = cfg.INPUT.MAX_SCALE = 0.5  # the lower and right parts are padding
+    mapper = build_mapper(cfg, True)
+    with monkeypatch.context() as patch:
+        patch.setattr(PackedMasks, "get_bounding_boxes", never)
+        patch.setattr(PackedMasks, "__iter__", never)
+        result = pickle.loads(pickle.dumps(mapper(record)))  # as on the way from a worker
+        moved = result["instances"].to("cpu")
+        assert len(moved.gt_boxes) == len(result["instances"])
+    boxes = BitMasks(result["instances"].gt_masks.tensor).get_bounding_boxes().tensor
+    assert torch.equal(moved.gt_boxes.tensor, boxes)
+    assert isinstance(moved.gt_boxes, Boxes)
+    assert torch.equal(moved[boxes[:, 3] > 20].gt_boxes.tensor, boxes[boxes[:, 3] > 20])
+
+    assert "padding_mask" in result
+    assert "padding_mask" not in list(result)
+    padding = result["padding_mask"]
+    height, width = (int((~padding).any(dim=axis).sum()) for axis in (1, 0))
+    assert max(height, width) == 32
+    assert (result["image"][:, padding] == 128).all()
+    assert padding[height:].all()
+    assert padding[:, width:].all()
+    assert "sem_seg" not in result
+    assert result.get("sem_seg") is None
+
+    make_plain(cfg, "mask_former_panoptic")
+    cfg.INPUT.SIZE_DIVISIBILITY = 128
+    result = build_mapper(cfg, True)(record)
+    classes = {item["id"]: item["category_id"] for item in record["segments_info"]}
+    ids = read_panoptic_png(record["pan_seg_file_name"])
+    expected = np.full((128, 128), 255)
+    expected[: ids.shape[0], : ids.shape[1]] = np.vectorize(lambda number: classes.get(number, 255))(ids)
+    assert np.array_equal(result.get("sem_seg").numpy(), expected)
+    assert int((~result["padding_mask"]).sum()) == ids.size
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_mappers_say_what_they_read(cfg: CfgNode, record: dict, name: str) -> None:
+    record = {**record, "sem_seg_file_name": "x", "annotations": [], "segments_info": []}
+    del record[DATASET_MAPPER_REGISTRY.get(name).reads]
+    cfg.INPUT.DATASET_MAPPER_NAME = name
+    with pytest.raises(KeyError, match=DATASET_MAPPER_REGISTRY.get(name).reads):
+        build_mapper(cfg, True)(record)
+
+
 def test_image_without_segments(cfg: CfgNode, record: dict, tmp_path: Path) -> None:
     empty = tmp_path / "empty.png"
     Image.new("RGB", (record["width"], record["height"])).save(empty)
@@ -237,12 +290,11 @@ def test_semantic_mapper_gives_the_label_map_to_who_learns_from_it(
     cfg.INPUT.SIZE_DIVISIBILITY = 128
     assert "sem_seg" not in build_mapper(cfg, False)(record)
     result = build_mapper(cfg, True)(record)
-    assert ("sem_seg" in result) == (architecture == "SemanticSegmentor")
-    if "sem_seg" in result:
-        expected = np.full((128, 128), 255)
-        expected[: record["height"], : record["width"]] = labels
-        assert result["sem_seg"].dtype == torch.int64
-        assert np.array_equal(result["sem_seg"].numpy(), expected)
+    assert ("sem_seg" in list(result)) == (architecture == "SemanticSegmentor"), "made at once where it is needed"
+    expected = np.full((128, 128), 255)
+    expected[: record["height"], : record["width"]] = labels
+    assert result["sem_seg"].dtype == torch.int64
+    assert np.array_equal(result["sem_seg"].numpy(), expected)
 
 
 def test_instance_mapper_agrees_with_the_panoptic_one(cfg: CfgNode, panoptic_set, record: dict) -> None:

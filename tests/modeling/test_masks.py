@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mask2former.d2.structures import Instances
+from mask2former.d2.structures import BitMasks, Instances
 from mask2former.modeling import masks as masks_module
 from mask2former.modeling.masks import PackedMasks
 from mask2former.modeling.points import sample_points
@@ -83,3 +83,12 @@ def test_sampling_equals_that_of_float_masks(monkeypatch: pytest.MonkeyPatch, co
 def test_wrong_planes_are_named() -> None:
     with pytest.raises(ValueError, match=r"uint8 \(G, H, W\), not torch.bool \(2, 3\)"):
         PackedMasks(torch.zeros(2, 3, dtype=torch.bool))
+
+
+def test_boxes_are_those_of_bit_masks() -> None:
+    masks = torch.rand(19, 12, 17, generator=torch.Generator().manual_seed(0)) > 0.97
+    masks[3] = False
+    packed = PackedMasks.pack(masks)[list(range(18, -1, -1))]
+    assert isinstance(packed, BitMasks)
+    assert torch.equal(packed.get_bounding_boxes().tensor, BitMasks(masks.flip(0)).get_bounding_boxes().tensor)
+    assert PackedMasks.pack(masks[:0]).get_bounding_boxes().tensor.shape == (0, 4)
