@@ -5,7 +5,6 @@ import logging
 import math
 import os
 import re
-import resource
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -129,6 +128,7 @@ class LogWriter:
         done = storage.iter + 1
         seconds_left = histories["time"].global_avg() * (self._max_iter - done)
         losses = [name for name in median if "loss" in name and not re.search(r"_\d+$", name)]
+        peak = peak_memory_mib()
         parts = [
             f"iter {done}/{self._max_iter}",
             f"eta {duration(seconds_left)}",
@@ -136,7 +136,7 @@ class LogWriter:
             f"time {median['time']:.3f}",
             f"data {median.get('data_time', 0.0):.3f}",
             f"lr {histories['lr'].latest():.3g}" if "lr" in histories else "",
-            f"max_mem {peak_memory_mib():.0f}M",
+            f"max_mem {peak:.0f}M" if peak is not None else "",
         ]
         logger.info("  ".join(part for part in parts if part))
 
@@ -149,9 +149,13 @@ def duration(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
 
 
-def peak_memory_mib() -> float:
-    """Largest memory in use so far: of tensors on the GPU where there is one, else of this process (MiB)."""
+def peak_memory_mib() -> float | None:
+    """Largest memory in use so far (MiB): of tensors on the GPU where there is one, else of this process if known."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
+    try:
+        import resource
+    except ImportError:  # Windows has none
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

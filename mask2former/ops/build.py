@@ -20,7 +20,7 @@ import torch
 SOURCE = Path(__file__).parent / "csrc"
 CUDA_SOURCE = "cuda/ms_deform_attn.cu"
 
-COMPILE_FLAGS = ["-O3", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-Wno-psabi"]
+COMPILE_FLAGS = ["-O3", "-fPIC", "-fvisibility=hidden", "-Wno-psabi"]  # of g++ and clang++
 CUDA_FLAGS = ["-O3", "-Xcompiler", "-fPIC", "--expt-relaxed-constexpr", "--expt-extended-lambda"]
 
 # The kernels are compiled once for each of these sets of instructions; the processor decides when they are called.
@@ -91,12 +91,12 @@ def build(target: Path, *, cuda: bool) -> None:
     Raises:
         BuildError: if there is no compiler, or it fails.
     """
-    if sys.platform != "linux":
-        raise BuildError(f"the compiled ops are for Linux, not {sys.platform}")
+    if sys.platform not in ("linux", "darwin"):
+        raise BuildError(f"the compiled ops are for Linux and macOS, not {sys.platform}")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".build-", dir=target.parent) as folder:
         commands = _compile_commands(Path(folder), cuda=cuda)
-        workers = int(os.environ.get("MAX_JOBS") or 0) or len(os.sched_getaffinity(0))
+        workers = int(os.environ.get("MAX_JOBS") or 0) or _processors()
         with ThreadPoolExecutor(workers) as pool:
             list(pool.map(_run, commands.values()))
         library = Path(folder, target.name)
@@ -110,7 +110,7 @@ def _compile_commands(folder: Path, *, cuda: bool) -> dict[str, list[str]]:
     include = Path(torch.__file__).parent / "include"
     includes = ["-isystem", str(include), "-isystem", str(include / "torch" / "csrc" / "api" / "include")]
     common = [f"-std={_standard()}", f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}", *includes]
-    compiler = [*_compiler(), *common, *COMPILE_FLAGS]
+    compiler = [*_compiler(), *common, *COMPILE_FLAGS, *_openmp_flags()]
     commands = {
         "bindings.o": [*compiler, "-c", str(SOURCE / "bindings.cpp")],
         "host.o": [*compiler, "-c", str(SOURCE / "cpu" / "ms_deform_attn.cpp")],
@@ -130,7 +130,8 @@ def _compile_commands(folder: Path, *, cuda: bool) -> dict[str, list[str]]:
 def _link_command(objects: list[str], library: Path, *, cuda: bool) -> list[str]:
     torch_libraries = Path(torch.__file__).parent / "lib"
     # The OpenMP of PyTorch itself, if it brings one: two in a process do not know of each other's threads.
-    openmp = [str(path) for path in sorted(torch_libraries.glob("libgomp*.so*"))[:1]] or ["-fopenmp"]
+    brought = [*torch_libraries.glob("libgomp*.so*"), *torch_libraries.glob("libomp*.dylib")]
+    openmp = [str(path) for path in sorted(brought)[:1]] or _openmp_flags()
     command = [*_compiler(), "-shared", *objects, "-o", str(library), f"-L{torch_libraries}"]
     command += ["-ltorch", "-ltorch_cpu", "-lc10", *openmp]
     # The CUDA runtime is the one that PyTorch has loaded.
@@ -151,6 +152,16 @@ def _standard() -> str:
     """The C++ standard that PyTorch itself was compiled with."""
     version = re.search(r"C\+\+ Version: 20(\d\d)", torch.__config__.show())
     return f"c++{version[1] if version else 17}"
+
+
+def _openmp_flags() -> list[str]:
+    """Apple's compiler knows OpenMP, of which PyTorch brings header and library, but hides it."""
+    return ["-Xclang", "-fopenmp"] if sys.platform == "darwin" else ["-fopenmp"]
+
+
+def _processors() -> int:
+    """Those that this process may use, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _compiler() -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import logging
 import os
@@ -13,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
 from . import build, library
 
@@ -102,11 +102,13 @@ def _writable_folder() -> Path:
     folder = cache_folder()
     if _is_writable(folder):
         return folder
-    temporary = Path(tempfile.gettempdir(), f"mask2former-{os.getuid()}")
+    # Windows has no user numbers; its folder for temporary files is the user's own.
+    user = os.getuid() if hasattr(os, "getuid") else None
+    temporary = Path(tempfile.gettempdir(), "mask2former" if user is None else f"mask2former-{user}")
     if not _is_writable(temporary):
         raise PermissionError(f"neither {folder} nor {temporary} can be written to; MASK2FORMER_CACHE names another")
     status = temporary.stat()
-    if status.st_uid != os.getuid() or status.st_mode & 0o022:
+    if user is not None and (status.st_uid != user or status.st_mode & 0o022):
         raise PermissionError(f"{temporary} can be written to by others; MASK2FORMER_CACHE names another folder")
     logger.warning("%s cannot be written to, %s takes its place.", folder, temporary)
     return temporary
@@ -124,10 +126,13 @@ def _is_writable(folder: Path) -> bool:
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
     """Hold a lock that no two processes hold at once, and that ends with its process."""
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logger.warning("Waiting for another process, which builds the deformable attention op: %s", path)
-            fcntl.flock(file, fcntl.LOCK_EX)
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        logger.warning("Waiting for another process, which builds the deformable attention op: %s", path)
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()

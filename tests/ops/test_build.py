@@ -77,6 +77,34 @@ def test_commands_with_cuda(toolkit: Path, tmp_path: Path) -> None:
     assert "-lc10_cuda" not in build._link_command(list(commands), tmp_path / "x.so", cuda=False)
 
 
+def test_commands_on_macos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Apple's compiler takes OpenMP only behind `-Xclang`, and PyTorch brings the library."""
+    monkeypatch.setattr(build.sys, "platform", "darwin")
+    monkeypatch.setattr(torch, "__file__", str(tmp_path / "torch" / "__init__.py"))
+    libomp = tmp_path / "torch" / "lib" / "libomp.dylib"
+    for command in build._compile_commands(tmp_path, cuda=False).values():
+        assert command[command.index("-fopenmp") - 1] == "-Xclang"
+    assert build._link_command(["a.o"], tmp_path / "x.so", cuda=False)[-2:] == ["-Xclang", "-fopenmp"]
+    script(libomp, "")
+    link = build._link_command(["a.o"], tmp_path / "x.so", cuda=False)
+    assert str(libomp) in link
+    assert "-fopenmp" not in link
+
+
+def test_other_systems_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build.sys, "platform", "win32")
+    with pytest.raises(build.BuildError, match="for Linux and macOS, not win32"):
+        build.build(tmp_path / "ops.so", cuda=False)
+
+
+def test_as_many_compilers_as_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build.os, "sched_getaffinity", lambda _: {0, 5, 6}, raising=False)
+    assert build._processors() == 3
+    monkeypatch.delattr(build.os, "sched_getaffinity")  # macOS has none
+    monkeypatch.setattr(build.os, "cpu_count", lambda: 7)
+    assert build._processors() == 7
+
+
 @pytest.mark.parametrize(
     ("compiler", "message"),
     [

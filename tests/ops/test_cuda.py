@@ -51,6 +51,17 @@ def test_kernels_compile_for_ampere_and_hopper(tmp_path: Path) -> None:
     assert target.stat().st_size > 100_000
 
 
+@pytest.mark.parametrize(("version", "vectors"), [((11, 8), False), ((12, 0), False), ((12, 1), True), ((13, 0), True)])
+def test_vectors_are_added_only_where_cuda_can(version: tuple[int, int], vectors: bool) -> None:
+    """CUDA 11.8 compiles for Hopper too, but has no `atomicAdd` for `float4`."""
+    lines = (SOURCES / "ms_deform_attn.cu").read_text(encoding="utf-8").splitlines()
+    source = "\n".join(line for line in lines if not line.startswith("#include"))
+    defines = ["__CUDA_ARCH__=900", f"__CUDACC_VER_MAJOR__={version[0]}", f"__CUDACC_VER_MINOR__={version[1]}"]
+    command = [shutil.which("g++") or pytest.skip("needs g++"), "-E", "-x", "c++", "-", *(f"-D{d}" for d in defines)]
+    output = subprocess.run(command, input=source, capture_output=True, text=True, check=True).stdout
+    assert ("atomicAdd(reinterpret_cast<float4*>" in output) is vectors
+
+
 # What the kernels do for each query and head, with threads in the place of a warp's lanes.
 
 

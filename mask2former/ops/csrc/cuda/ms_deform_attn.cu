@@ -49,7 +49,8 @@ struct Exchange {
 };
 
 __device__ inline void add_four(float* address, const float* x) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+// For vectors, CUDA has it from 12.1 on.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900 && __CUDACC_VER_MAJOR__ * 100 + __CUDACC_VER_MINOR__ >= 1201
   atomicAdd(reinterpret_cast<float4*>(address), make_float4(x[0], x[1], x[2], x[3]));
 #else
 #pragma unroll
