@@ -8,8 +8,10 @@ The environment variable MASK2FORMER_D2 (auto, official or bundled) overrides th
 import importlib
 import importlib.util
 import os
+from collections.abc import Iterable
+from typing import Any
 
-__all__ = ["SOURCE"]
+__all__ = ["SOURCE", "objects"]
 
 _MODULES = (
     "config",
@@ -55,3 +57,17 @@ def _import_official() -> None:
 SOURCE: str = _choose_source(os.environ.get("MASK2FORMER_D2", "auto"), _is_installed())
 if SOURCE == "official":
     _import_official()
+
+
+def objects(names: Iterable[str], *, bundled: Iterable[str], official: str) -> dict[str, Any]:
+    """The objects of these names from the source in use.
+
+    Args:
+        bundled: modules of `mask2former.d2.bundled` that hold or import them.
+        official: the module of Detectron2 that does.
+    """
+    sources = [f"detectron2.{official}"] if SOURCE == "official" else [f"{__name__}.bundled.{name}" for name in bundled]
+    found: dict[str, Any] = {}
+    for source in sources:
+        found |= vars(importlib.import_module(source))
+    return {name: found[name] for name in names}

@@ -2,19 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-from mask2former.d2 import SOURCE
-
-if TYPE_CHECKING or SOURCE == "bundled":
-    from mask2former.d2.bundled.config import (
-        CfgNode,
-        configurable,
-        get_cfg,
-    )
-else:
-    from detectron2.config import (
-        CfgNode,
-        configurable,
-        get_cfg,
-    )
+from mask2former.d2 import objects
 
 __all__ = ["CfgNode", "configurable", "get_cfg"]
+
+if TYPE_CHECKING:
+    from mask2former.d2.bundled.config import *
+else:
+    globals().update(objects(__all__, bundled=("config",), official="config"))

@@ -2,21 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-from mask2former.d2 import SOURCE
-
-if TYPE_CHECKING or SOURCE == "bundled":
-    from mask2former.d2.bundled.data import (
-        DatasetCatalog,
-        Metadata,
-        MetadataCatalog,
-    )
-else:
-    from detectron2.data import (
-        DatasetCatalog,
-        MetadataCatalog,
-    )
-    from detectron2.data.catalog import (
-        Metadata,
-    )
+from mask2former.d2 import objects
 
 __all__ = ["DatasetCatalog", "Metadata", "MetadataCatalog"]
+
+if TYPE_CHECKING:
+    from mask2former.d2.bundled.data import *
+else:
+    globals().update(objects(__all__, bundled=("data",), official="data.catalog"))

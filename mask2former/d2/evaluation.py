@@ -2,17 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-from mask2former.d2 import SOURCE
-
-if TYPE_CHECKING or SOURCE == "bundled":
-    from mask2former.d2.bundled.evaluation import (
-        DatasetEvaluator,
-        DatasetEvaluators,
-    )
-else:
-    from detectron2.evaluation import (
-        DatasetEvaluator,
-        DatasetEvaluators,
-    )
+from mask2former.d2 import objects
 
 __all__ = ["DatasetEvaluator", "DatasetEvaluators"]
+
+if TYPE_CHECKING:
+    from mask2former.d2.bundled.evaluation import *
+else:
+    globals().update(objects(__all__, bundled=("evaluation",), official="evaluation"))

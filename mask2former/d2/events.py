@@ -2,19 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-from mask2former.d2 import SOURCE
+from mask2former.d2 import objects
 
-if TYPE_CHECKING or SOURCE == "bundled":
-    from mask2former.d2.bundled.events import (
-        EventStorage,
-        get_event_storage,
-        has_event_storage,
-    )
+__all__ = ["EventStorage", "get_event_storage"]
+
+if TYPE_CHECKING:
+    from mask2former.d2.bundled.events import *
 else:
-    from detectron2.utils.events import (
-        EventStorage,
-        get_event_storage,
-        has_event_storage,
-    )
-
-__all__ = ["EventStorage", "get_event_storage", "has_event_storage"]
+    globals().update(objects(__all__, bundled=("events",), official="utils.events"))

@@ -2,21 +2,14 @@
 
 from typing import TYPE_CHECKING
 
-from mask2former.d2 import SOURCE
-
-if TYPE_CHECKING or SOURCE == "bundled":
-    from mask2former.d2.bundled.boxes import Boxes, BoxMode
-    from mask2former.d2.bundled.image_list import ImageList
-    from mask2former.d2.bundled.instances import Instances
-    from mask2former.d2.bundled.masks import BitMasks, PolygonMasks
-else:
-    from detectron2.structures import (
-        BitMasks,
-        Boxes,
-        BoxMode,
-        ImageList,
-        Instances,
-        PolygonMasks,
-    )
+from mask2former.d2 import objects
 
 __all__ = ["BitMasks", "BoxMode", "Boxes", "ImageList", "Instances", "PolygonMasks"]
+
+if TYPE_CHECKING:
+    from mask2former.d2.bundled.boxes import *
+    from mask2former.d2.bundled.image_list import *
+    from mask2former.d2.bundled.instances import *
+    from mask2former.d2.bundled.masks import *
+else:
+    globals().update(objects(__all__, bundled=("boxes", "image_list", "instances", "masks"), official="structures"))

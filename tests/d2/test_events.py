@@ -3,11 +3,10 @@
 import pytest
 import torch
 
-from mask2former.d2.events import EventStorage, get_event_storage, has_event_storage
+from mask2former.d2.events import EventStorage, get_event_storage
 
 
 def test_current_storage_is_the_innermost() -> None:
-    assert not has_event_storage()
     with pytest.raises(AssertionError, match="EventStorage"):
         get_event_storage()
     with EventStorage() as outer:
@@ -16,7 +15,8 @@ def test_current_storage_is_the_innermost() -> None:
             assert get_event_storage() is inner
             assert inner.iter == inner.iteration == 5
         assert get_event_storage() is outer
-    assert not has_event_storage()
+    with pytest.raises(AssertionError, match="EventStorage"):
+        get_event_storage()
 
 
 def test_scalars_keep_their_iteration() -> None:

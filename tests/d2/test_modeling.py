@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mask2former.d2.bundled.modeling import sem_seg_postprocess
 from mask2former.d2.config import CfgNode, configurable, get_cfg
 from mask2former.d2.layers import ShapeSpec
 from mask2former.d2.modeling import (
@@ -16,7 +17,6 @@ from mask2former.d2.modeling import (
     build_backbone,
     build_model,
     build_sem_seg_head,
-    sem_seg_postprocess,
 )
 from mask2former.d2.registry import Registry
 

@@ -128,9 +128,6 @@ def test_boxes() -> None:
     for method, arguments in (
         ("area", ()),
         ("nonempty", (2.0,)),
-        ("inside_box", ((10, 15), 3)),
-        ("get_centers", ()),
-        ("scale", (2.0, 3.0)),
         ("clip", ((10, 15),)),
     ):
         mine, other = getattr(ours, method)(*arguments), getattr(theirs, method)(*arguments)
@@ -148,7 +145,6 @@ def test_masks() -> None:
     assert torch.equal(ours.nonempty(), theirs.nonempty())
     mine, other = masks.PolygonMasks(polygons), official_structures.PolygonMasks(polygons)
     assert torch.equal(mine.get_bounding_boxes().tensor, other.get_bounding_boxes().tensor)
-    torch.testing.assert_close(mine.area().double(), other.area().double())
 
 
 def test_postprocessing() -> None:

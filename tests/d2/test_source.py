@@ -1,7 +1,9 @@
 """Which objects the door hands out, and what it says when it cannot."""
 
+import ast
 import importlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 
 import mask2former.d2 as door
 
+ROOT = Path(door.__file__).parents[2]
 MODULES = [path.stem for path in Path(door.__file__).parent.glob("*.py") if path.stem != "__init__"]
 
 
@@ -31,6 +34,23 @@ def test_every_module_exports_what_it_promises(module: str) -> None:
     exports = importlib.import_module(f"mask2former.d2.{module}")
     assert exports.__all__
     assert all(getattr(exports, name) is not None for name in exports.__all__)
+
+
+def test_every_name_is_written_once_and_used() -> None:
+    """The door carries nothing that neither the library nor a test, as a plug-in would, takes from it."""
+    used = {
+        node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else node.name
+        for path in [*ROOT.glob("mask2former/**/*.py"), *ROOT.glob("tests/**/*.py"), *ROOT.glob("tools/**/*.py")]
+        if path.parent != Path(door.__file__).parent and "bundled" not in path.parts
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute | ast.Name | ast.alias)
+    }
+    for module in MODULES:
+        exports = importlib.import_module(f"mask2former.d2.{module}")
+        text = Path(exports.__file__).read_text(encoding="utf-8")
+        assert not set(exports.__all__) - used
+        if module not in ("config_file", "registry"):
+            assert [name for name in exports.__all__ if len(re.findall(rf"\b{name}\b", text)) > 1] == []
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mask2former.d2.modeling import sem_seg_postprocess
+from mask2former.d2.bundled.modeling import sem_seg_postprocess
 from mask2former.modeling.inference import (
     InstanceTask,
     PanopticTask,

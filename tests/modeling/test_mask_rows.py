@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mask2former.d2.modeling import sem_seg_postprocess
+from mask2former.d2.bundled.modeling import sem_seg_postprocess
 from mask2former.modeling.mask_rows import OutputMasks, working_memory
 
 SIZES = [  # masks, padded image, image, output

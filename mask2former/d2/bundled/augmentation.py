@@ -119,16 +119,3 @@ class AugInput:
             self.boxes = tfm.apply_box(self.boxes)
         if self.sem_seg is not None:
             self.sem_seg = tfm.apply_segmentation(self.sem_seg)
-
-    def apply_augmentations(self, augmentations: Sequence[Augmentation | Transform]) -> TransformList:
-        """Apply all in place, return the transforms."""
-        return AugmentationList(augmentations)(self)
-
-
-def apply_augmentations(
-    augmentations: Sequence[Augmentation | Transform], inputs: np.ndarray | AugInput
-) -> tuple[np.ndarray | AugInput, TransformList]:
-    """Apply all to an image or an `AugInput`; returns the result of the same kind, and the transforms."""
-    aug_input = AugInput(inputs) if isinstance(inputs, np.ndarray) else inputs
-    transforms = aug_input.apply_augmentations(augmentations)
-    return (aug_input.image if isinstance(inputs, np.ndarray) else aug_input), transforms

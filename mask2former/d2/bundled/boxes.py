@@ -80,21 +80,6 @@ class Boxes:
         """(N,) bool: both sides are longer than `threshold`."""
         return (self.tensor[:, 2:] - self.tensor[:, :2] > threshold).all(dim=1)
 
-    def inside_box(self, box_size: tuple[int, int], boundary_threshold: int = 0) -> Tensor:
-        """(N,) bool: at most `boundary_threshold` pixels stick out of (height, width)."""
-        height, width = box_size
-        limit = self.tensor.new_tensor([width, height]) + boundary_threshold
-        return ((self.tensor[:, :2] >= -boundary_threshold) & (self.tensor[:, 2:] < limit)).all(dim=1)
-
-    def get_centers(self) -> Tensor:
-        """(N, 2) centres, (x, y)."""
-        return (self.tensor[:, :2] + self.tensor[:, 2:]) / 2
-
-    def scale(self, scale_x: float, scale_y: float) -> None:
-        """Multiply the coordinates in place."""
-        self.tensor[:, 0::2] *= scale_x
-        self.tensor[:, 1::2] *= scale_y
-
     @classmethod
     def cat(cls, boxes_list: Sequence["Boxes"]) -> "Boxes":
         """All boxes in one."""

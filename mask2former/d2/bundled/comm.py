@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 _workers_per_machine: int | None = None
 
@@ -107,15 +106,3 @@ def gather(data: Any, dst: int = 0, group: Any = None) -> list[Any]:
 def shared_random_seed() -> int:
     """A random number that is the same on all processes; every process must call this."""
     return int(all_gather(np.random.randint(2**31))[0])
-
-
-def reduce_dict(input_dict: dict[str, Tensor], average: bool = True) -> dict[str, Tensor]:
-    """Mean (or sum) over processes of scalar tensors; valid on process 0 only."""
-    if get_world_size() == 1:
-        return input_dict
-    names = sorted(input_dict)  # the same order on every process
-    values = torch.stack([input_dict[name].detach() for name in names])
-    dist.reduce(values, dst=0)
-    if average and is_main_process():
-        values /= get_world_size()
-    return dict(zip(names, values, strict=True))

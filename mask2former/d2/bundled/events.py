@@ -16,11 +16,6 @@ def get_event_storage() -> "EventStorage":
     return _CURRENT[-1]
 
 
-def has_event_storage() -> bool:
-    """Whether there is an enclosing `with EventStorage(...)`."""
-    return bool(_CURRENT)
-
-
 class EventStorage:
     """Scalars with their history, and images, each with the iteration at which it was put."""
 

@@ -131,16 +131,7 @@ class PolygonMasks:
     def __repr__(self) -> str:
         return f"PolygonMasks(num_instances={len(self)})"
 
-    def area(self) -> Tensor:
-        """(N,) areas in square pixels, by the shoelace formula; overlapping polygons count twice."""
-        return torch.tensor([sum(_polygon_area(part) for part in parts) for parts in self.polygons])
-
     @staticmethod
     def cat(polymasks_list: Sequence["PolygonMasks"]) -> "PolygonMasks":
         """All instances in one."""
         return PolygonMasks([parts for masks in polymasks_list for parts in masks.polygons])
-
-
-def _polygon_area(polygon: np.ndarray) -> float:
-    x, y = polygon[0::2], polygon[1::2]
-    return 0.5 * abs(float(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))))
