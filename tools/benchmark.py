@@ -1,4 +1,4 @@
-"""Measure speed and memory: the op, inference, training, criterion, evaluators and data loading.
+"""Measure speed and memory: the op, inference, training and criterion.
 
     python tools/benchmark.py op --json op.json
     python tools/benchmark.py inference --model Swin-T R50 --against transformers --stages --json inference.json
@@ -26,11 +26,11 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the tools are a package of the checkout, also when the library is installed elsewhere
 
-from tools.benchmarks import criterion, evaluator, inference, loader, op, report, training  # noqa: E402
+from tools.benchmarks import criterion, inference, op, report, training  # noqa: E402
 from tools.benchmarks.machine import describe_machine, describe_versions  # noqa: E402
 from tools.benchmarks.results import Document, Row, write_document  # noqa: E402
 
-SUITES = {module.NAME: module for module in (op, inference, training, criterion, evaluator, loader)}
+SUITES = {module.NAME: module for module in (op, inference, training, criterion)}
 QUICK_SIZE = (64, 96)
 _ENVIRONMENT = ("OMP_NUM_THREADS", "MASK2FORMER_OPS", "KMP_AFFINITY", "LD_PRELOAD")
 

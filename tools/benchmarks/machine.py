@@ -15,7 +15,7 @@ import torch.nn.functional as F
 import mask2former
 from tools.benchmarks.timing import in_turn
 
-_PACKAGES = ("torch", "torchvision", "timm", "transformers", "numpy", "scipy", "opencv-python-headless")
+_PACKAGES = ("torch", "transformers", "torch-ms-deform-attn", "numpy", "scipy", "opencv-python-headless")
 
 
 PRODUCTS = ("matmul", "convolution")

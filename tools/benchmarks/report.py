@@ -12,11 +12,10 @@ from tabulate import tabulate
 
 from mask2former.files import write_text
 from tools.benchmarks.results import Document, read_document
-from tools.benchmarks.targets import targets_table
 
 NAME = "report"
 TARGET = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
-SUITES = ("op", "inference", "inference stages", "train", "criterion", "evaluator", "loader")
+SUITES = ("op", "inference", "inference stages", "train", "criterion")
 _RUN = "run"
 _EMPTY = "Not measured."
 
@@ -49,7 +48,7 @@ def render(text: str, documents: Sequence[Document]) -> str:
         for row in document["rows"]
     ]
     content = {**dict.fromkeys(SUITES, _EMPTY), **tables(numbered)}
-    content |= {"targets": targets_table(documents), "runs": _runs_table(documents)}
+    content["runs"] = _runs_table(documents)
 
     def fill(match: re.Match[str]) -> str:
         name = match[1]
