@@ -1,0 +1,157 @@
+"""Changes that tests must notice: what a training or a data set silently suffers from. `tests/mutate.py` makes them."""
+
+from tests.mutate import Mutant
+
+TRAINER, OPTIMIZER, SCHEDULES = "engine/trainer.py", "engine/optimizer.py", "engine/schedules.py"
+MODEL, CRITERION, MATCHER = "modeling/mask_former.py", "modeling/criterion.py", "modeling/matcher.py"
+MASKED = "modeling/transformer_decoder/multi_scale_masked.py"
+ENCODER = "modeling/pixel_decoder/deformable_encoder.py"
+AUGMENTATION, MAPPERS, LOADER, TARGETS = "data/augmentation.py", "data/mappers.py", "data/loader.py", "data/targets.py"
+IMAGES, MASKS, POINTS = "data/images.py", "modeling/masks.py", "modeling/points.py"
+STEP = ("engine/test_trainer.py", "engine/test_precision.py")
+
+MUTANTS = [
+    # engine
+    Mutant("clipping left out", TRAINER, "self.clip_gradients(", "(lambda p: torch.ones(()))(", STEP),
+    Mutant("autocast left out", TRAINER, "with self.precision.autocast():", "if True:", STEP),
+    Mutant("unscale left out", TRAINER, "self.scaler.unscale_(self.optimizer)", "pass", STEP),
+    Mutant("seed equal on all ranks", TRAINER, "self.cfg.SEED, self.iter, comm.get_rank()", "self.cfg.SEED, self.iter"),
+    Mutant("seed equal in all steps", TRAINER, "self.cfg.SEED, self.iter, comm", "self.cfg.SEED, 0, comm"),
+    Mutant("schedule never steps", TRAINER, "self.scheduler.step()", "pass"),
+    Mutant("gradients pile up", TRAINER, "self.optimizer.zero_grad(set_to_none=True)", "pass"),
+    Mutant("backbone learns as the rest", OPTIMIZER, "base_lr * backbone_multiplier if", "base_lr if"),
+    Mutant("norms decay", OPTIMIZER, "decay = weight_decay_norm", "pass"),
+    Mutant("embeddings decay", OPTIMIZER, "decay = weight_decay_embed", "pass"),
+    Mutant("position tables decay", OPTIMIZER, "            decay = 0.0", "            pass"),
+    Mutant(
+        "warm-up ends one step late",
+        SCHEDULES,
+        "    if iteration >= iters:\n        return schedule",
+        "    if iteration > iters:\n        return schedule",
+    ),
+    Mutant("steps one late", SCHEDULES, "bisect_right(steps, iteration)", "bisect_right(steps, iteration - 1)"),
+    Mutant("poly without power", SCHEDULES, "iteration / max_iter) ** power", "iteration / max_iter)"),
+    Mutant(
+        "checkpoints one step late",
+        "engine/hooks.py",
+        "elif self.period > 0 and done % self.period == 0:",
+        "elif self.period > 0 and done % self.period == 1:",
+    ),
+    # model
+    Mutant("targets not padded to the batch", MODEL, ".padded(*size)", ""),
+    Mutant("images not normalised", MODEL, "(image - self.pixel_mean) / self.pixel_std", "image - self.pixel_mean"),
+    Mutant("test precision ignored", MODEL, "torch.autocast(self.device.type, dtype=self.test_dtype)", "nullcontext()"),
+    Mutant("things not kept apart", MODEL, "return set(ids.values())", "return set()"),
+    Mutant(
+        "sampling offsets in bf16",
+        ENCODER,
+        "device_type=query.device.type, enabled=False",
+        "device_type=query.device.type, enabled=torch.is_autocast_enabled(query.device.type)",
+    ),
+    Mutant(
+        "offsets start elsewhere", ENCODER, "torch.arange(1, self.num_points + 1", "torch.arange(0, self.num_points"
+    ),
+    Mutant(
+        "directions not on the square",
+        ENCODER,
+        "    directions /= directions.abs().amax(dim=1, keepdim=True)\n",
+        "    pass\n",
+    ),
+    Mutant("encoder FFN default initialisation", ENCODER, "nn.init.xavier_uniform_(self.linear1.weight)", "pass"),
+    Mutant("encoder values default initialisation", ENCODER, "nn.init.xavier_uniform_(projection.weight)", "pass"),
+    Mutant(
+        "pixel corners for centres",
+        ENCODER,
+        "y = (torch.arange(height, device=device, dtype=torch.float32) + 0.5)",
+        "y = (torch.arange(height, device=device, dtype=torch.float32) + 0.0)",
+    ),
+    Mutant("encoder without positions", ENCODER, "self.self_attn(x + position,", "self.self_attn(x,"),
+    Mutant("attention outside the mask", MASKED, "mask_logits.flatten(2) >= 0", "mask_logits.flatten(2) <= 0"),
+    Mutant("empty masks see nothing", MASKED, "(inside | ~inside.any(dim=2, keepdim=True))", "inside"),
+    Mutant("every layer reads the first level", MASKED, "level = i % NUM_LEVELS", "level = 0"),
+    Mutant("levels without embedding", MASKED, " + self.level_embed.weight[level]", ""),
+    Mutant(
+        "values carry positions",
+        MASKED,
+        "feature.device), value",
+        "feature.device), value + sine_tokens(height, width, channels, feature.device)",
+    ),
+    Mutant("one layer too many", MASKED, "node.DEC_LAYERS - 1", "node.DEC_LAYERS"),
+    # loss
+    Mutant(
+        "count of masks over ranks x1000",
+        CRITERION,
+        "(total / comm.get_world_size())",
+        "(1000 * total / comm.get_world_size())",
+    ),
+    Mutant("no object as any class", CRITERION, "empty_weight[-1] = no_object_weight", "pass"),
+    Mutant(
+        "classes not weighted in the mean",
+        CRITERION,
+        "self.empty_weight[classes].sum(dim=(1, 2))",
+        "classes[0].numel()",
+    ),
+    Mutant(
+        "dice without smoothing",
+        CRITERION,
+        "(2 * overlap + 1) / (probabilities.sum(dim=-1) + targets.sum(dim=-1) + 1)",
+        "(2 * overlap) / (probabilities.sum(dim=-1) + targets.sum(dim=-1))",
+    ),
+    Mutant("deep supervision ignored", CRITERION, "if self.deep_supervision else []", "if True else []"),
+    Mutant("class cost ignored", MATCHER, "self.cost_class * class_cost + ", ""),
+    Mutant("dice cost ignored", MATCHER, " + self.cost_dice * pairwise_dice(predicted, wanted)", ""),
+    Mutant("dearest matching", MATCHER, "linear_sum_assignment(cost)", "linear_sum_assignment(-cost)"),
+    Mutant(
+        "most certain points",
+        POINTS,
+        "sample_points(logits, candidates).abs_()",
+        "-sample_points(logits, candidates).abs_()",
+    ),
+    Mutant(
+        "points on a line",
+        POINTS,
+        "uniform = torch.rand(num_groups, num_certain, 2, device=logits.device)",
+        "uniform = torch.rand(num_groups, num_certain, 1, device=logits.device).repeat(1, 1, 2)",
+    ),
+    Mutant(
+        "corners aligned",
+        POINTS,
+        "grid_sample(maps, _grid(points), align_corners=False)",
+        "grid_sample(maps, _grid(points), align_corners=True)",
+    ),
+    Mutant("bits shifted", MASKS, "masks[bit::8]", "masks[(bit + 1) % 8 :: 8]"),
+    # data
+    Mutant("colour jitter without hue", AUGMENTATION, "(np.arange(256) + self.hue) % 180", "np.arange(256) % 180"),
+    Mutant("colour jitter without saturation", AUGMENTATION, "_ramp(self.saturation, 0.0)", "np.arange(256)"),
+    Mutant(
+        "colour jitter without contrast", AUGMENTATION, "np.random.uniform(*self.contrast) if chance() else 1.0", "1.0"
+    ),
+    Mutant("colour jitter crippled", AUGMENTATION, "return np.random.rand() < 0.5", "return np.random.rand() < 0.05"),
+    Mutant("colour jitter left out", AUGMENTATION, "if keys.COLOR_AUG_SSD:", "if False:"),
+    Mutant("flip at 0.1", AUGMENTATION, "T.RandomFlip(horizontal", "T.RandomFlip(prob=0.1, horizontal"),
+    Mutant(
+        "scales not jittered", AUGMENTATION, "_ResizeScale(cfg.INPUT.MIN_SCALE,", "_ResizeScale(cfg.INPUT.MAX_SCALE,"
+    ),
+    Mutant("crop drawn once", AUGMENTATION, "for _ in range(10):", "for _ in range(1):"),
+    Mutant("INPUT.FORMAT ignored by mappers", MAPPERS, '"image_format": cfg.INPUT.FORMAT', '"image_format": "RGB"'),
+    Mutant(
+        "INPUT.FORMAT ignored by the reader", IMAGES, "return array if format ==", "return array if True or format =="
+    ),
+    Mutant("EXIF ignored", IMAGES, "ImageOps.exif_transpose(image)", "image"),
+    Mutant("padding black", MAPPERS, "value=IMAGE_PADDING", "value=0"),
+    Mutant(
+        "crowds are targets",
+        TARGETS,
+        'kept = [annotation for annotation in annotations if not annotation.get("iscrowd", 0)]',
+        "kept = list(annotations)",
+    ),
+    Mutant(
+        "all positions augmented alike",
+        LOADER,
+        "words = _seeds(seed, _SAMPLE, position)",
+        "words = _seeds(seed, _SAMPLE, 0)",
+    ),
+    Mutant("every process reads all", LOADER, "position = self.start + self.rank\n", "position = self.start\n"),
+    Mutant("never shuffled", LOADER, "if self.shuffle and", "if False and"),
+    Mutant("resumed run starts over", LOADER, "start=start_iteration * total", "start=0"),
+]
