@@ -12,19 +12,32 @@ TEST_STAMP := $(VENV)/.installed-test
 # Once, before several processes want it; says why where there is no compiler.
 COMPILE_OPS = MASK2FORMER_OPS=auto $(BIN)/python -c 'from mask2former import ops; ops.backend()'
 
+# The oldest supported versions: the lower bounds of pyproject.toml, in an environment beside the other.
+OLDEST := $(VENV)-oldest
+OLDEST_PYTHON ?= 3.10
+OLDEST_STAMP := $(OLDEST)/.installed
+# What depends on versions most: modules, autocast, serialisation, NumPy's and Pillow's data, the compiled op.
+OLDEST_TESTS ?= tests/modeling tests/ops tests/checkpoint tests/d2 tests/engine/test_trainer.py \
+  tests/engine/test_precision.py tests/engine/test_optimizer.py tests/engine/test_writers.py \
+  tests/data/test_augmentation.py tests/data/test_images.py tests/data/test_loader.py tests/data/test_mappers.py \
+  tests/data/test_targets.py tests/evaluation/test_panoptic.py tests/evaluation/test_semantic.py
+
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .NOTPARALLEL:
-.PHONY: help venv quickstart test lint format clean
+.PHONY: help venv quickstart test test-oldest lint format clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 quickstart: $(RUN_STAMP) ## Train, evaluate and draw a small model on this machine: output/quickstart/
 	$(BIN)/python tools/quickstart.py --output output/quickstart
 
 test: lint ## Run the linters and all tests
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-oldest: $(OLDEST_STAMP) ## Run the main tests with the oldest supported versions
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(OLDEST)/bin/python -m pytest $(PYTEST_ARGS) $(OLDEST_TESTS)
 
 lint: $(TEST_STAMP) ## Check format, lint rules and types
 	$(BIN)/ruff check
@@ -36,7 +49,7 @@ format: $(TEST_STAMP) ## Rewrite the sources as the linters want them
 	$(BIN)/ruff format
 
 clean: ## Remove the environment, caches, builds and results
-	rm -rf $(VENV) build dist *.egg-info output .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) build dist *.egg-info output .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 venv:
@@ -62,4 +75,15 @@ $(TEST_STAMP): pyproject.toml setup.py Makefile
 	$(BIN)/python -m pip install -e '.[test]'
 	$(BIN)/python -m pip install --no-deps panopticapi-lite==0.2.0 cityscapesscripts==2.3.0 pyquaternion==0.9.9
 	$(COMPILE_OPS)
+	@touch $@
+
+# uv finds the lowest versions that fit each other. pyenv offers a Python only when it is named.
+$(OLDEST_STAMP): pyproject.toml setup.py Makefile
+	@$(MAKE) --no-print-directory venv
+	$(BIN)/python -m pip install 'uv>=0.4'
+	rm -rf $(OLDEST)
+	PYENV_VERSION=$(OLDEST_PYTHON) $(BIN)/python -m uv venv -q --no-python-downloads --python $(OLDEST_PYTHON) $(OLDEST) \
+	  || $(BIN)/python -m uv venv -q $(OLDEST)
+	$(BIN)/python -m uv pip install -q --no-cache --python $(OLDEST)/bin/python --resolution lowest-direct -e '.[test]'
+	MASK2FORMER_OPS=auto $(OLDEST)/bin/python -c 'from mask2former import ops; ops.backend()'
 	@touch $@

@@ -28,9 +28,6 @@ DISTRIBUTIONS = {"PIL": "pillow", "cv2": "opencv-python-headless", "yaml": "pyya
 # Brought by PyTorch wherever it works.
 WITH_PYTORCH = {"triton"}
 
-# The usual sources of further backbones: declared so that their versions go with PyTorch's, imported only on demand.
-ON_DEMAND = {"timm", "torchvision"}
-
 # Imports go down this list only.
 LAYERS = [
     "mask2former",
@@ -161,7 +158,7 @@ def test_declared_dependencies_are_those_imported(wheel_metadata: Message) -> No
     if any(name.startswith("torch.utils.tensorboard") for path in SOURCES for _, name in _imports(path)):
         imported.add("tensorboard")
     used = {_normalise(DISTRIBUTIONS.get(name, name)) for name in imported}
-    assert used | ON_DEMAND == declared
+    assert used == declared
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=_short)
@@ -211,8 +208,8 @@ def test_source_keeps_the_house_rules(path: Path) -> None:
 def test_guides_name_what_exists(guide: Path) -> None:
     """Make targets and the repository's files that a guide names."""
     text = guide.read_text(encoding="utf-8")
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    assert set(re.findall(r"(?:^|`)make ([a-z]+)", text, re.MULTILINE)) <= targets
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE)) <= targets
     files = re.findall(r"\b(?:configs|datasets|docs|mask2former|tests|tools)/[\w/.-]+\.(?:py|yaml|md)\b", text)
     assert not [name for name in files if not (ROOT / name).is_file()]
     links = re.findall(r"\]\((?!https?://|#)([^)#]+)", text)
