@@ -28,8 +28,12 @@ def test_uncertain_points_gather_at_the_boundary() -> None:
 
 
 def test_without_importance_points_are_uniform() -> None:
-    points = uncertain_points(torch.zeros(3, 1, 8, 8), num_points=50, oversample_ratio=1, importance_sample_ratio=0)
-    assert points.shape == (3, 1, 50, 2)
+    torch.manual_seed(0)
+    points = uncertain_points(torch.zeros(3, 1, 8, 8), num_points=6400, oversample_ratio=1, importance_sample_ratio=0)
+    for group in points[:, 0]:
+        cells = (group * 8).long() @ torch.tensor([1, 8])  # 64 cells of 100 points each, give or take 10
+        assert (torch.bincount(cells, minlength=64) - 100).abs().max() < 50
+    assert not torch.equal(points[0], points[1])
 
 
 def test_no_masks_give_no_points() -> None:

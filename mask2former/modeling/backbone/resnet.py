@@ -377,11 +377,11 @@ def build_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
 
 
 def build_resnet_deeplab_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
-    """Build DeepLab's ResNet, which also reads STEM_TYPE, RES5_MULTI_GRID and, if present, RES4_DILATION."""
+    """Build DeepLab's ResNet, which also reads STEM_TYPE, RES5_MULTI_GRID and RES4_DILATION."""
     node = cfg.MODEL.RESNETS
     return ResNet(
         stem=node.STEM_TYPE,
-        res4_dilation=node.get("RES4_DILATION", 1),
+        res4_dilation=node.RES4_DILATION,
         res5_multi_grid=node.RES5_MULTI_GRID,
         **_from_config(cfg, input_shape),
     )
