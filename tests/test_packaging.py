@@ -41,6 +41,8 @@ LAYERS = [
     "mask2former.modeling",
     "mask2former.ops",
     "mask2former.d2",
+    "mask2former.files",
+    "mask2former.similar",
 ]
 
 MAX_LINES = 450
