@@ -75,8 +75,8 @@ def make_coco_panoptic(root: Path) -> Path:
         ids[:, 1:3], ids[:, 3], ids[:, 4:] = 7, 9, 70000
         save(folder / f"panoptic_{split}2017" / f"{name}.png", id_to_rgb(ids))
         segments = [
-            {"id": number, "category_id": category, "iscrowd": crowd, "area": 1, "bbox": [0, 0, 1, 1]}
-            for number, category, crowd in ((7, 1, 0), (9, 1, 1), (70000, 200, 0))
+            {"id": number, "category_id": category, "iscrowd": crowd, "area": 6 * width, "bbox": [x, 0, width, 6]}
+            for number, category, crowd, x, width in ((7, 1, 0, 1, 2), (9, 1, 1, 3, 1), (70000, 200, 0, 4, 4))
         ]
         content = {
             "images": [{"id": 9, "file_name": f"{name}.jpg", "height": SIZE[0], "width": SIZE[1]}],
@@ -104,8 +104,8 @@ def make_mapillary(root: Path) -> Path:
             panoptic = np.where(ids // 256 >= 3, 0, ids.astype(np.int32) + 1)
             save(data / "panoptic" / "abc.png", id_to_rgb(panoptic))
             segments = [
-                {"id": number, "category_id": category, "iscrowd": 0, "area": 6, "bbox": [0, 0, 1, 6]}
-                for number, category in ((2, 1), (3, 1), (513, 3))
+                {"id": number, "category_id": category, "iscrowd": 0, "area": 6 * width, "bbox": [x, 0, width, 6]}
+                for number, category, x, width in ((2, 1, 0, 1), (3, 1, 1, 1), (513, 3, 2, 5))
             ]
             content = {
                 "images": [{"id": "abc", "file_name": "abc.jpg", "height": SIZE[0], "width": SIZE[1]}],
