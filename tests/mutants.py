@@ -8,15 +8,21 @@ MASKED = "modeling/transformer_decoder/multi_scale_masked.py"
 ENCODER = "modeling/pixel_decoder/deformable_encoder.py"
 AUGMENTATION, MAPPERS, LOADER, TARGETS = "data/augmentation.py", "data/mappers.py", "data/loader.py", "data/targets.py"
 IMAGES, MASKS, POINTS = "data/images.py", "modeling/masks.py", "modeling/points.py"
-STEP = ("engine/test_trainer.py", "engine/test_precision.py")
+STEP = ("engine/test_precision.py", "engine/test_seed.py", "engine/test_trainer.py")
 
 MUTANTS = [
     # engine
     Mutant("clipping left out", TRAINER, "self.clip_gradients(", "(lambda p: torch.ones(()))(", STEP),
     Mutant("autocast left out", TRAINER, "with self.precision.autocast():", "if True:", STEP),
     Mutant("unscale left out", TRAINER, "self.scaler.unscale_(self.optimizer)", "pass", STEP),
-    Mutant("seed equal on all ranks", TRAINER, "self.cfg.SEED, self.iter, comm.get_rank()", "self.cfg.SEED, self.iter"),
-    Mutant("seed equal in all steps", TRAINER, "self.cfg.SEED, self.iter, comm", "self.cfg.SEED, 0, comm"),
+    Mutant(
+        "seed equal on all ranks",
+        TRAINER,
+        "self.cfg.SEED, self.iter, comm.get_rank()",
+        "self.cfg.SEED, self.iter",
+        STEP,
+    ),
+    Mutant("seed equal in all steps", TRAINER, "self.cfg.SEED, self.iter, comm", "self.cfg.SEED, 0, comm", STEP),
     Mutant("schedule never steps", TRAINER, "self.scheduler.step()", "pass"),
     Mutant("gradients pile up", TRAINER, "self.optimizer.zero_grad(set_to_none=True)", "pass"),
     Mutant("backbone learns as the rest", OPTIMIZER, "base_lr * backbone_multiplier if", "base_lr if"),

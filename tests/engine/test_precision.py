@@ -4,9 +4,11 @@ import logging
 
 import pytest
 import torch
+from torch.amp import GradScaler
 
 from mask2former import get_cfg
 from mask2former.engine.precision import Precision
+from tests.helpers.training import TinyTrainer, tiny_cfg
 
 
 def make(enabled, dtype, device):
@@ -52,3 +54,29 @@ def test_autocast_applies_to_the_forward_pass():
 def test_scaler_is_idle_unless_float16():
     assert not make(True, "bfloat16", "cpu").build_scaler().is_enabled()
     assert Precision("cpu", torch.float16).build_scaler().is_enabled()
+
+
+def test_a_step_of_training_runs_under_autocast(tmp_path):
+    cfg = tiny_cfg(tmp_path, MAX_ITER=1)
+    cfg.SOLVER.AMP.ENABLED, cfg.SOLVER.AMP.DTYPE = True, "bfloat16"
+    trainer = TinyTrainer(cfg)
+    dtypes = []
+    trainer.raw_model.head.register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
+    trainer.train()
+    assert dtypes == [torch.bfloat16]
+
+
+def test_gradients_are_unscaled_before_they_are_clipped(tmp_path, monkeypatch):
+    """A loss scale, a power of two, changes no bit of an update that is clipped."""
+
+    def trained(name, scaler):
+        monkeypatch.setattr(Precision, "build_scaler", lambda self: scaler)
+        cfg = tiny_cfg(tmp_path / name, MAX_ITER=2, OPTIMIZER="SGD")
+        cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 0.01
+        trainer = TinyTrainer(cfg)
+        trainer.train()
+        return trainer.raw_model.state_dict()
+
+    plain = trained("plain", GradScaler("cpu", enabled=False))
+    scaled = trained("scaled", GradScaler("cpu", init_scale=2.0**12))
+    assert all(torch.equal(value, scaled[name]) for name, value in plain.items())
