@@ -1,9 +1,11 @@
+from typing import Any
+
 import cv2
 import numpy as np
 import pytest
 
 from mask2former.d2.config import CfgNode
-from mask2former.d2.transforms import AugInput, AugmentationList, RandomCrop, Transform
+from mask2former.d2.transforms import AugInput, AugmentationList, RandomCrop, RandomFlip, Transform
 from mask2former.data.augmentation import (
     CategoryAreaCrop,
     ColorAugSSD,
@@ -158,3 +160,28 @@ def test_jitter_leaves_labels_and_its_input_alone(image: np.ndarray) -> None:
     assert changed > 10
     with pytest.raises(ValueError, match=r"INPUT\.FORMAT"):
         ColorAugSSD("HSV")
+
+
+@pytest.mark.parametrize("build", [build_lsj_augmentation, build_resize_crop_augmentation])
+def test_half_of_the_images_are_flipped(cfg: CfgNode, image: np.ndarray, build: Any) -> None:
+    cfg.INPUT.RANDOM_FLIP = "horizontal"
+    (flip,) = (item for item in build(cfg) if isinstance(item, RandomFlip))
+    flipped = [np.array_equal(flip.get_transform(image).apply_image(image), image[:, ::-1]) for _ in range(1000)]
+    assert 430 < sum(flipped) < 570
+
+
+def test_each_step_of_the_jitter_is_drawn_half_of_the_time_over_all_of_its_range(image: np.ndarray) -> None:
+    jitter = ColorAugSSD("RGB")
+    drawn = [jitter.get_transform(image) for _ in range(2000)]
+    for name, none, low, high in (
+        ("brightness", 0.0, -32.0, 32.0),
+        ("contrast", 1.0, 0.5, 1.5),
+        ("saturation", 1.0, 0.5, 1.5),
+        ("hue", 0, -18, 18),
+    ):
+        values = np.array([getattr(transform, name) for transform in drawn])
+        active = values[values != none]
+        assert 0.45 < len(active) / len(values) < 0.55
+        assert low <= active.min() < low + 0.01 * (high - low)
+        assert high >= active.max() > high - 0.01 * (high - low)
+    assert 0.45 < np.mean([transform.contrast_first for transform in drawn]) < 0.55
