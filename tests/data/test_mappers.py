@@ -100,6 +100,17 @@ def test_plain_panoptic_targets_are_those_of_the_file(cfg: CfgNode, record: dict
     assert np.array_equal(result["image"].numpy(), image.transpose(2, 0, 1))
 
 
+@pytest.mark.parametrize("is_train", [True, False])
+def test_channels_have_the_order_that_the_config_says(cfg: CfgNode, record: dict, is_train: bool) -> None:
+    make_plain(cfg, "mask_former_panoptic")
+    cfg.INPUT.MIN_SIZE_TEST = 0
+    rgb = build_mapper(cfg, is_train)(record)["image"]
+    cfg.INPUT.FORMAT = "BGR"
+    bgr = build_mapper(cfg, is_train)(record)["image"]
+    assert torch.equal(bgr, rgb.flip(0))
+    assert not torch.equal(bgr, rgb)
+
+
 def test_flip_keeps_masks_aligned(record: dict) -> None:
     def mapped(*augmentations) -> dict:
         return MaskFormerPanopticDatasetMapper(is_train=True, augmentations=augmentations)(record)
