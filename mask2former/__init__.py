@@ -12,7 +12,7 @@ from .data import (
     MaskFormerPanopticDatasetMapper,
     MaskFormerSemanticDatasetMapper,
 )
-from .data.datasets import register_coco_instances, register_coco_panoptic, register_semantic
+from .data.datasets import register_coco_instances, register_coco_panoptic, register_images, register_semantic
 from .engine.test_time_augmentation import SemanticSegmentorWithTTA
 from .evaluation import (
     CityscapesInstanceEvaluator,
@@ -46,5 +46,6 @@ __all__ = [
     "modeling",
     "register_coco_instances",
     "register_coco_panoptic",
+    "register_images",
     "register_semantic",
 ]

@@ -20,6 +20,7 @@ from mask2former.d2.config import CfgNode
 from mask2former.d2.data import DatasetCatalog, MetadataCatalog
 from mask2former.data.images import read_label_map
 from mask2former.data.mappers import DATASET_MAPPER_REGISTRY
+from mask2former.evaluation.build import EVALUATOR_REGISTRY, check_outputs
 from mask2former.similar import did_you_mean
 
 logger = logging.getLogger(__name__)
@@ -307,15 +308,14 @@ def check_tasks(cfg: CfgNode) -> None:
                 f"classes are things (thing_dataset_id_to_contiguous_id). Set {prefix}.PANOPTIC_ON False, or "
                 "use a panoptic data set."
             )
-    needed = {
-        **dict.fromkeys(("sem_seg", "cityscapes_sem_seg"), "SEMANTIC_ON"),
-        **dict.fromkeys(("coco", "cityscapes_instance"), "INSTANCE_ON"),
-    }
     for name in cfg.DATASETS.TEST:
-        evaluator_type = MetadataCatalog.get(name).get("evaluator_type")
-        switch = needed.get(evaluator_type)
-        if switch and not test[switch]:
-            raise SetupError(
-                f"Data set {name!r} (evaluator_type {evaluator_type!r}) cannot be scored while "
-                f"{prefix}.{switch} is False. Set {prefix}.{switch} True, or change DATASETS.TEST."
-            )
+        if MetadataCatalog.get(name).get("evaluator_type") in EVALUATOR_REGISTRY:
+            try:
+                check_outputs(cfg, name)
+            except ValueError as error:
+                raise SetupError(str(error)) from error
+    if cfg.TEST.AUG.ENABLED and cfg.DATASETS.TEST and (test.COMPACT_OUTPUTS or not test.SEMANTIC_ON):
+        raise SetupError(
+            f"TEST.AUG.ENABLED averages semantic scores: set {prefix}.SEMANTIC_ON True and {prefix}.COMPACT_OUTPUTS "
+            "False, or TEST.AUG.ENABLED False"
+        )

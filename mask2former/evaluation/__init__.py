@@ -1,7 +1,7 @@
 """Metrics: what turns the outputs of a model into numbers."""
 
 from mask2former.evaluation.boundary import boundary_iou, mask_boundary
-from mask2former.evaluation.build import EVALUATOR_REGISTRY, build_evaluators
+from mask2former.evaluation.build import EVALUATOR_REGISTRY, build_evaluators, needs
 from mask2former.evaluation.cityscapes_instance import CityscapesInstanceEvaluator
 from mask2former.evaluation.cityscapes_semantic import CityscapesSemSegEvaluator
 from mask2former.evaluation.engine import flatten_results, inference_on_dataset, print_results
@@ -22,6 +22,7 @@ __all__ = [
     "flatten_results",
     "inference_on_dataset",
     "mask_boundary",
+    "needs",
     "panoptic_quality",
     "panoptic_statistics",
     "print_results",

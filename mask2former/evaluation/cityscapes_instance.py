@@ -18,15 +18,11 @@ import cv2
 import numpy as np
 from tabulate import tabulate
 
-from mask2former.d2 import comm
-from mask2former.d2.data import Metadata
-from mask2former.d2.evaluation import DatasetEvaluator
 from mask2former.d2.structures import Instances
-from mask2former.data.datasets.metadata import dataset_metadata
 from mask2former.data.images import read_label_map
 from mask2former.evaluation.average_precision import HIT, IGNORED, MISS
+from mask2former.evaluation.base import ImageEvaluator
 from mask2former.evaluation.cityscapes_labels import FIRST_OBJECT, LABELS, CityscapesFiles, frame_name, labels_of
-from mask2former.evaluation.coverage import Coverage
 from mask2former.evaluation.output import iterate_masks, model_output
 from mask2former.files import write_bytes
 
@@ -108,29 +104,30 @@ def average_precision(scores: np.ndarray, hits: np.ndarray, num_objects: int) ->
     return float(np.dot(precision, 0.5 * (padded[2:] - padded[:-2])))
 
 
-class CityscapesInstanceEvaluator(DatasetEvaluator):
+class CityscapesInstanceEvaluator(ImageEvaluator):
     """AP and AP50 over the 8 classes of objects, matched image by image.
 
     Reads `instances` of the model's output and `*_instanceIds.png`. Detections of other classes are left out.
     """
 
-    def __init__(self, dataset_name: str, output_dir: str | None = None) -> None:
+    def __init__(self, dataset_name: str, output_dir: str | None = None, *, distributed: bool = True) -> None:
         """
         Args:
             dataset_name: a registered Cityscapes set; its `thing_classes` are names of Cityscapes' classes.
             output_dir: when given, predictions are written to `instance_predictions` there, in the form the
                 benchmark's server takes: `<frame>_pred.txt`, and a PNG for each mask.
+            distributed: see `ImageEvaluator`.
         """
-        self._metadata: Metadata = dataset_metadata(dataset_name)
+        super().__init__(dataset_name, output_dir, distributed=distributed)
         names = list(self._metadata.thing_classes)
         self._label_ids = np.array([label.id for label in labels_of(names, f"thing_classes of {dataset_name}")])
         self._is_object = np.isin(names, OBJECT_CLASSES)
         self._files = CityscapesFiles(self._metadata)
-        self._output_dir = output_dir
+        self._check_labels(self._files.are_labelled)
         self.reset()
 
     def reset(self) -> None:
-        self._coverage = Coverage()
+        super().reset()
         self._matched: list[MatchedFrame] = []
 
     def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
@@ -143,15 +140,16 @@ class CityscapesInstanceEvaluator(DatasetEvaluator):
         for inp, output in zip(inputs, outputs, strict=True):
             name = frame_name(inp["file_name"])
             label_ids, scores, masks = self._predictions(model_output(output, "instances", "INSTANCE_ON"))
-            self._coverage.add(name)
-            path = self._files.path(inp["file_name"], "instanceIds")
-            try:
-                matched = match_frame(
-                    label_ids=label_ids, scores=scores, masks=masks(), instance_ids=read_label_map(path)
-                )
-            except ValueError as error:
-                raise ValueError(f"{path}: {error}") from error
-            self._matched.append(matched)
+            self._add(name)
+            if self._files.are_labelled:
+                path = self._files.path(inp["file_name"], "instanceIds")
+                try:
+                    matched = match_frame(
+                        label_ids=label_ids, scores=scores, masks=masks(), instance_ids=read_label_map(path)
+                    )
+                except ValueError as error:
+                    raise ValueError(f"{path}: {error}") from error
+                self._matched.append(matched)
             if self._output_dir is not None:
                 folder = os.path.join(self._output_dir, "instance_predictions")
                 _write_predictions(folder, name, label_ids, scores, masks())
@@ -161,10 +159,11 @@ class CityscapesInstanceEvaluator(DatasetEvaluator):
 
         A class is nan and left out of the means where the data set has no object of it.
         """
-        self._coverage.check(self._files.frames, dataset=self._metadata.name)
-        gathered = comm.gather(self._matched)
-        if not comm.is_main_process():
+        gathered = self._gather(self._matched, self._files.frames)
+        if gathered is None:
             return None
+        if not self._files.are_labelled:
+            return self._unscored()
         frames = [frame for part in gathered for frame in part]
         table = np.array([_precision_of_class(frames, LABELS[name].id) for name in OBJECT_CLASSES])
         result = {"AP": _mean(table), "AP50": _mean(table[:, 0])}

@@ -5,6 +5,7 @@ and a label id alone for everything else, groups of objects that are not told ap
 """
 
 import os
+import re
 from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -51,12 +52,13 @@ class CityscapesFiles:
     """The frames of a registered Cityscapes set, and their ground-truth files."""
 
     def __init__(self, metadata: Metadata) -> None:
-        """
-        Raises:
-            AttributeError: the metadata lacks `gt_dir`, the folder of the cities' ground truth.
-        """
-        self._gt_dir: str = metadata.gt_dir
+        """`gt_dir` of the metadata is the folder of the cities' ground truth; without it there are no labels."""
+        self._gt_dir: str | None = metadata.get("gt_dir")
         self.frames: list[Hashable] = [frame_name(item["file_name"]) for item in DatasetCatalog.get(metadata.name)]
+
+    @property
+    def are_labelled(self) -> bool:
+        return self._gt_dir is not None
 
     def path(self, file_name: str, kind: str) -> str:
         """File of the given kind (`labelIds`, `instanceIds`) for the image `file_name`.
@@ -65,6 +67,7 @@ class CityscapesFiles:
             FileNotFoundError: it does not exist.
         """
         frame = frame_name(file_name)
+        assert self._gt_dir is not None
         path = os.path.join(self._gt_dir, frame.split("_")[0], f"{frame}_gtFine_{kind}.png")
         if not os.path.isfile(path):
             raise FileNotFoundError(f"no {path}, the ground truth of {file_name}")
@@ -72,8 +75,10 @@ class CityscapesFiles:
 
 
 def frame_name(file_name: str) -> str:
-    """`frankfurt_000000_000294` of `…/frankfurt_000000_000294_leftImg8bit.png`."""
-    return "_".join(os.path.splitext(os.path.basename(file_name))[0].split("_")[:3])
+    """`frankfurt_000000_000294` of `…/frankfurt_000000_000294_leftImg8bit.png`; names of other forms in full."""
+    stem = os.path.splitext(os.path.basename(file_name))[0]
+    frame = re.match(r"[^_]+_\d+_\d+", stem)
+    return frame[0] if frame else stem
 
 
 def labels_of(class_names: Sequence[str], source: str) -> list[CityscapesLabel]:

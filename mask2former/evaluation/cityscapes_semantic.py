@@ -8,15 +8,11 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 from tabulate import tabulate
 
-from mask2former.d2 import comm
-from mask2former.d2.data import Metadata
-from mask2former.d2.evaluation import DatasetEvaluator
-from mask2former.data.datasets.metadata import dataset_metadata
 from mask2former.data.images import DataError, read_label_map
+from mask2former.evaluation.base import ImageEvaluator
 from mask2former.evaluation.cityscapes_labels import (
     FIRST_OBJECT,
     CityscapesFiles,
@@ -24,8 +20,7 @@ from mask2former.evaluation.cityscapes_labels import (
     frame_name,
     labels_of,
 )
-from mask2former.evaluation.coverage import Coverage
-from mask2former.evaluation.output import model_output
+from mask2former.evaluation.output import encode_png, model_output
 from mask2former.evaluation.semantic import confusion_matrix, label_map
 from mask2former.files import write_bytes
 
@@ -96,31 +91,32 @@ def cityscapes_ious(
     return result
 
 
-class CityscapesSemSegEvaluator(DatasetEvaluator):
+class CityscapesSemSegEvaluator(ImageEvaluator):
     """IoU and iIoU over the data set, image by image; no prediction is kept.
 
     Reads `sem_seg` of the model's output, scores (C, H, W) or labels (H, W), and `*_labelIds.png`, `*_instanceIds.png`.
     """
 
-    def __init__(self, dataset_name: str, output_dir: str | None = None) -> None:
+    def __init__(self, dataset_name: str, output_dir: str | None = None, *, distributed: bool = True) -> None:
         """
         Args:
             dataset_name: a registered Cityscapes set with the 19 `stuff_classes` by their names.
             output_dir: when given, predictions are written to `semantic_predictions/*_pred.png` there, as
                 label ids, which is what the benchmark's server takes.
+            distributed: see `ImageEvaluator`.
         """
-        self._metadata: Metadata = dataset_metadata(dataset_name)
+        super().__init__(dataset_name, output_dir, distributed=distributed)
         self._class_names = list(self._metadata.stuff_classes)
         self._labels = labels_of(self._class_names, f"stuff_classes of {dataset_name}")
         self._label_ids = np.array([label.id for label in self._labels], dtype=np.uint8)
         self._files = CityscapesFiles(self._metadata)
-        self._output_dir = output_dir
+        self._check_labels(self._files.are_labelled)
         self.reset()
 
     def reset(self) -> None:
+        super().reset()
         self._confusion = np.zeros((len(self._labels),) * 2, dtype=np.int64)
         self._hits = np.zeros((2, 2, len(self._labels)))
-        self._coverage = Coverage()
 
     def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
         """
@@ -134,22 +130,25 @@ class CityscapesSemSegEvaluator(DatasetEvaluator):
             if scores.ndim == 3 and scores.shape[0] != len(self._labels):
                 raise ValueError(f"the model scores {scores.shape[0]} classes, Cityscapes has {len(self._labels)}")
             name = frame_name(inp["file_name"])
-            self._coverage.add(name)
+            self._add(name)
             predicted = label_map(scores)
-            path = self._files.path(inp["file_name"], "labelIds")
-            truth = self._contiguous(read_label_map(path), path)
-            try:
-                self._confusion += confusion_matrix(
-                    predicted, truth, num_classes=len(self._labels), ignore_label=len(self._labels)
-                )
-            except ValueError as error:
-                raise ValueError(f"{path}: {error}") from error
-            instance_ids = read_label_map(self._files.path(inp["file_name"], "instanceIds"))
-            self._hits += weighted_hits(predicted, instance_ids, self._labels)
+            if self._files.are_labelled:
+                self._score(inp["file_name"], predicted)
             if self._output_dir is not None:
-                _, png = cv2.imencode(".png", self._label_ids[predicted])
-                folder = os.path.join(self._output_dir, "semantic_predictions")
-                write_bytes(os.path.join(folder, f"{name}_pred.png"), png.tobytes())
+                path = os.path.join(self._output_dir, "semantic_predictions", f"{name}_pred.png")
+                write_bytes(path, encode_png(self._label_ids[predicted]))
+
+    def _score(self, file_name: str, predicted: np.ndarray) -> None:
+        path = self._files.path(file_name, "labelIds")
+        truth = self._contiguous(read_label_map(path), path)
+        try:
+            self._confusion += confusion_matrix(
+                predicted, truth, num_classes=len(self._labels), ignore_label=len(self._labels)
+            )
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        instance_ids = read_label_map(self._files.path(file_name, "instanceIds"))
+        self._hits += weighted_hits(predicted, instance_ids, self._labels)
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """`{"sem_seg": {IoU, iIoU, IoU_sup, iIoU_sup, mIoU, IoU-name, iIoU-name}}` in percent, on the main process.
@@ -157,11 +156,12 @@ class CityscapesSemSegEvaluator(DatasetEvaluator):
         None on the others. `IoU` is the mean over classes, as `mIoU`, the name it has on other data sets;
         `IoU_sup` is that over categories.
         """
-        self._coverage.check(self._files.frames, dataset=self._metadata.name)
-        confusion = comm.gather(self._confusion)
-        hits = comm.gather(self._hits)
-        if not comm.is_main_process():
+        gathered = self._gather((self._confusion, self._hits), self._files.frames)
+        if gathered is None:
             return None
+        if not self._files.are_labelled:
+            return self._unscored()
+        confusion, hits = zip(*gathered, strict=True)
         ious = cityscapes_ious(np.sum(confusion, axis=0), np.sum(hits, axis=0), self._labels)
         result = {name: _mean(ious[name]) for name in ("IoU", "iIoU", "IoU_sup", "iIoU_sup")}
         result["mIoU"] = result["IoU"]

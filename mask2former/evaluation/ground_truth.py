@@ -18,6 +18,10 @@ from mask2former.data.rle import RLE, encode_mask
 logger = logging.getLogger(__name__)
 
 
+class UnlabelledError(ValueError):
+    """A file lists images without annotations, as those of test sets do."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class GroundTruthInstance:
     """One object: its contiguous class, compressed RLE, area in pixels, and whether it stands for a crowd."""
@@ -159,25 +163,52 @@ class InstanceGroundTruth:
         ]
 
 
-def panoptic_ground_truth(metadata: Metadata) -> PanopticGroundTruth:
+def panoptic_ground_truth(metadata: Metadata) -> PanopticGroundTruth | None:
     """The panoptic ground truth that `metadata` names; evaluators of one data set share one object.
 
-    Raises:
-        AttributeError: `panoptic_json` or `panoptic_root` is not set.
+    None where `panoptic_json` is not set or lists images without annotations.
     """
-    for key in ("panoptic_json", "panoptic_root"):
-        if not metadata.get(key):
-            raise AttributeError(f"data set {metadata.name!r} has no metadata {key!r}, needed to evaluate it")
+    if not metadata.get("panoptic_json"):
+        return None
+    json_file = str(metadata.panoptic_json)
+    things = metadata.get("thing_dataset_id_to_contiguous_id") or {}
+    try:
+        return _cached_panoptic_ground_truth(
+            json_file,
+            str(metadata.panoptic_root),
+            tuple(class_of_category(metadata).items()),
+            tuple(things.values()),
+            os.stat(json_file).st_mtime_ns,
+        )
+    except UnlabelledError:
+        return None
+
+
+def instance_ground_truth(metadata: Metadata) -> InstanceGroundTruth | PanopticGroundTruth | None:
+    """The objects in `json_file`, or, where there is no such file, the things of the panoptic ground truth.
+
+    None where neither has annotations.
+    """
+    json_file = metadata.get("json_file")
+    if json_file is None or (metadata.get("panoptic_json") is not None and not os.path.exists(json_file)):
+        logger.info(
+            "%s: AP against the things of the panoptic annotations (json_file is %s)",
+            metadata.name,
+            "not set" if json_file is None else f"{json_file}, which does not exist",
+        )
+        return panoptic_ground_truth(metadata)
+    class_of = dict(metadata.thing_dataset_id_to_contiguous_id)
+    try:
+        return InstanceGroundTruth(json_file=str(json_file), class_of=class_of)
+    except UnlabelledError:
+        return None
+
+
+def class_of_category(metadata: Metadata) -> dict[int, int]:
+    """Contiguous classes by the category ids of a panoptic set's files."""
     things = metadata.get("thing_dataset_id_to_contiguous_id") or {}
     stuff = metadata.get("stuff_dataset_id_to_contiguous_id") or {}
-    json_file = str(metadata.panoptic_json)
-    return _cached_panoptic_ground_truth(
-        json_file,
-        str(metadata.panoptic_root),
-        tuple({**stuff, **things}.items()),
-        tuple(things.values()),
-        os.stat(json_file).st_mtime_ns,
-    )
+    return {**stuff, **things}
 
 
 @lru_cache(maxsize=2)
@@ -206,7 +237,7 @@ def _read_json(path: str) -> dict[str, Any]:
 
 def _annotations_of(content: dict[str, Any], path: str) -> list[dict[str, Any]]:
     if "annotations" not in content:
-        raise ValueError(f"{path}: holds no annotations, so nothing can be evaluated against it")
+        raise UnlabelledError(f"{path}: holds no annotations, so nothing can be evaluated against it")
     return content["annotations"]
 
 

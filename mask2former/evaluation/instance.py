@@ -11,11 +11,7 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from mask2former.d2 import comm
-from mask2former.d2.data import Metadata
-from mask2former.d2.evaluation import DatasetEvaluator
 from mask2former.d2.structures import Instances
-from mask2former.data.datasets.metadata import dataset_metadata
 from mask2former.data.rle import RLE, encode_mask, to_json
 from mask2former.evaluation.average_precision import (
     IOU_THRESHOLDS,
@@ -25,18 +21,14 @@ from mask2former.evaluation.average_precision import (
     mean_precision,
     precision_table,
 )
-from mask2former.evaluation.coverage import Coverage
-from mask2former.evaluation.ground_truth import (
-    InstanceGroundTruth,
-    PanopticGroundTruth,
-    panoptic_ground_truth,
-)
+from mask2former.evaluation.base import ImageEvaluator
+from mask2former.evaluation.ground_truth import instance_ground_truth
 from mask2former.evaluation.output import iterate_masks, model_output, write_json
 
 logger = logging.getLogger(__name__)
 
 
-class InstanceSegEvaluator(DatasetEvaluator):
+class InstanceSegEvaluator(ImageEvaluator):
     """Mask AP with COCOeval's numbers, matched image by image.
 
     Reads `instances` of the model's output. The truth is the metadata's `json_file` (COCO instances), or,
@@ -45,28 +37,32 @@ class InstanceSegEvaluator(DatasetEvaluator):
     precision 0 at every recall. It is nan only where there is no object to find.
     """
 
-    def __init__(self, dataset_name: str, output_dir: str | None = None, *, boundary: bool = False) -> None:
+    def __init__(
+        self, dataset_name: str, output_dir: str | None = None, *, distributed: bool = True, boundary: bool = False
+    ) -> None:
         """
         Args:
-            dataset_name: a registered data set whose metadata holds `thing_dataset_id_to_contiguous_id`, and
-                `json_file` and `thing_classes`, or `panoptic_json`, `panoptic_root` and `stuff_classes`, which list
-                the classes.
-            output_dir: when given, predictions are written to `coco_instances_results.json` there.
+            dataset_name: a registered data set whose metadata holds `thing_dataset_id_to_contiguous_id`, the classes as
+                `thing_classes` or, in panoptic sets, `stuff_classes`, and if it has labels `json_file`, or
+                `panoptic_json` and `panoptic_root`.
+            output_dir: when given, predictions are written to `coco_instances_results.json` there, as COCO's server
+                takes them.
+            distributed: see `ImageEvaluator`.
             boundary: score boundary AP too, see `mask2former.evaluation.boundary`.
         """
-        self._metadata: Metadata = dataset_metadata(dataset_name)
+        super().__init__(dataset_name, output_dir, distributed=distributed)
         class_of = self._metadata.thing_dataset_id_to_contiguous_id
         self._dataset_ids = {contiguous: dataset for dataset, contiguous in class_of.items()}
         # Panoptic sets list all classes as stuff, and under `thing_classes` perhaps things alone.
-        is_panoptic = self._metadata.get("panoptic_json") is not None
-        self._class_names = list(self._metadata.stuff_classes if is_panoptic else self._metadata.thing_classes)
-        self._output_dir = output_dir
+        lists = (self._metadata.get(f"{kind}_classes") or [] for kind in ("thing", "stuff"))
+        self._class_names = list(max(lists, key=len))
         self._tasks = {"segm": False, "boundary_segm": True} if boundary else {"segm": False}
-        self._ground_truth = self._find_ground_truth(dict(class_of))
+        self._ground_truth = instance_ground_truth(self._metadata)
+        self._check_labels(self._ground_truth is not None)
         self.reset()
 
     def reset(self) -> None:
-        self._coverage = Coverage()
+        super().reset()
         self._objects = count_objects([], len(self._class_names))
         self._matched: dict[str, list[tuple[Hashable, MatchedImage]]] = {task: [] for task in self._tasks}
         self._written: list[dict[str, Any]] = []
@@ -80,50 +76,45 @@ class InstanceSegEvaluator(DatasetEvaluator):
         for inp, output in zip(inputs, outputs, strict=True):
             image_id = inp["image_id"]
             classes, scores, rles = self._predictions(model_output(output, "instances", "INSTANCE_ON"))
-            truth = self._ground_truth.instances(image_id)
-            self._coverage.add(image_id)
-            if truth and rles and truth[0].rle["size"] != rles[0]["size"]:
-                raise ValueError(
-                    f"image {image_id!r}: predicted masks are {rles[0]['size']}, those of "
-                    f"{self._ground_truth.json_file} {truth[0].rle['size']} (height, width)"
-                )
-            for task, boundary in self._tasks.items():
-                matched = match_image(classes=classes, scores=scores, rles=rles, truth=truth, boundary=boundary)
-                self._matched[task].append((image_id, matched))
-            self._objects += count_objects(truth, len(self._class_names))
+            if self._ground_truth is not None:
+                self._score(image_id, classes, scores, rles)
+            self._add(image_id)
             if self._output_dir is not None:
                 self._written += self._results(image_id, classes, scores, rles)
+
+    def _score(self, image_id: Hashable, classes: np.ndarray, scores: np.ndarray, rles: Sequence[RLE]) -> None:
+        assert self._ground_truth is not None
+        truth = self._ground_truth.instances(image_id)
+        if truth and rles and truth[0].rle["size"] != rles[0]["size"]:
+            raise ValueError(
+                f"image {image_id!r}: predicted masks are {rles[0]['size']}, those of "
+                f"{self._ground_truth.json_file} {truth[0].rle['size']} (height, width)"
+            )
+        for task, boundary in self._tasks.items():
+            matched = match_image(classes=classes, scores=scores, rles=rles, truth=truth, boundary=boundary)
+            self._matched[task].append((image_id, matched))
+        self._objects += count_objects(truth, len(self._class_names))
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """`{"segm": {AP, AP50, AP75, APs, APm, APl, AP-name}}` in percent on the main process, else None.
 
         With `boundary` the same metrics under `boundary_segm` too.
         """
-        self._coverage.check(self._ground_truth.image_ids, dataset=self._metadata.name)
-        matched = comm.gather(self._matched)
-        objects = comm.gather(self._objects)
-        written = comm.gather(self._written)
-        if not comm.is_main_process():
+        truth = self._ground_truth
+        values = self._matched, self._objects, self._written
+        gathered = self._gather(values, None if truth is None else truth.image_ids)
+        if gathered is None:
             return None
         if self._output_dir is not None:
             path = os.path.join(self._output_dir, "coco_instances_results.json")
-            write_json(path, [result for part in written for result in part])
+            write_json(path, [result for _, _, written in gathered for result in written])
+        if truth is None:
+            return self._unscored()
+        objects = np.sum([of_process for _, of_process, _ in gathered], axis=0)
         return {
-            task: self._summarise(task, [pair for part in matched for pair in part[task]], np.sum(objects, axis=0))
+            task: self._summarise(task, [pair for matched, _, _ in gathered for pair in matched[task]], objects)
             for task in self._tasks
         }
-
-    def _find_ground_truth(self, class_of: dict[int, int]) -> InstanceGroundTruth | PanopticGroundTruth:
-        json_file = self._metadata.get("json_file")
-        has_panoptic = self._metadata.get("panoptic_json") is not None
-        if json_file is None or (has_panoptic and not os.path.exists(json_file)):
-            logger.info(
-                "%s: AP against the things of the panoptic annotations (json_file is %s)",
-                self._metadata.name,
-                "not set" if json_file is None else f"{json_file}, which does not exist",
-            )
-            return panoptic_ground_truth(self._metadata)
-        return InstanceGroundTruth(json_file=str(json_file), class_of=class_of)
 
     def _predictions(self, instances: Instances) -> tuple[np.ndarray, np.ndarray, list[RLE]]:
         """Classes int64 (N,), scores float64 (N,) and run lengths of the predictions of thing classes."""

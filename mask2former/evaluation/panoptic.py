@@ -8,26 +8,20 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 from tabulate import tabulate
 
-from mask2former.d2 import comm
-from mask2former.d2.data import Metadata
-from mask2former.d2.evaluation import DatasetEvaluator
-from mask2former.data.datasets.metadata import dataset_metadata
 from mask2former.data.images import id_to_rgb
+from mask2former.evaluation.base import ImageEvaluator
 from mask2former.evaluation.boundary import boundary_iou
-from mask2former.evaluation.coverage import Coverage
-from mask2former.evaluation.ground_truth import panoptic_ground_truth
-from mask2former.evaluation.output import model_output, write_json
+from mask2former.evaluation.ground_truth import class_of_category, panoptic_ground_truth
+from mask2former.evaluation.output import encode_png, model_output, prediction_name, write_json
 from mask2former.files import write_bytes
 
 logger = logging.getLogger(__name__)
 
 VOID = 0
 IOU, TP, FP, FN = range(4)  # rows of the statistics
-_FAST_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1]
 
 
 def joint_areas(first: np.ndarray, second: np.ndarray) -> dict[tuple[int, int], int]:
@@ -139,32 +133,37 @@ def panoptic_quality(statistics: np.ndarray) -> dict[str, np.ndarray]:
     return {"PQ": 100 * iou / count, "SQ": 100 * sq, "RQ": 100 * tp / count}
 
 
-class COCOPanopticEvaluator(DatasetEvaluator):
+class COCOPanopticEvaluator(ImageEvaluator):
     """Panoptic quality of a data set in COCO panoptic format, accumulated image by image.
 
-    Reads `panoptic_seg` of the model's output. Only a (4, C) table is kept in memory and gathered from the
-    ranks.
+    Reads `panoptic_seg` of the model's output, ids and segments; a segment without `isthing` has the id of its
+    category in the files, as Detectron2's evaluator leaves it. Only a (4, C) table is kept and gathered.
     """
 
-    def __init__(self, dataset_name: str, output_dir: str | None = None, *, boundary: bool = False) -> None:
+    def __init__(
+        self, dataset_name: str, output_dir: str | None = None, *, distributed: bool = True, boundary: bool = False
+    ) -> None:
         """
         Args:
-            dataset_name: a registered data set whose metadata holds `panoptic_json` and `panoptic_root`.
-            output_dir: when given, predictions are written there in COCO panoptic format:
-                `panoptic_predictions/*.png` and `panoptic_predictions.json`.
+            dataset_name: a registered data set whose metadata holds the maps `*_dataset_id_to_contiguous_id`, and
+                `panoptic_json` and `panoptic_root` if it has labels.
+            output_dir: when given, predictions are written there in COCO panoptic format, as COCO's server takes
+                them: `panoptic_predictions/*.png` and `panoptic_predictions.json`.
+            distributed: see `ImageEvaluator`.
             boundary: score boundary PQ too, see `mask2former.evaluation.boundary`.
         """
-        self._metadata: Metadata = dataset_metadata(dataset_name)
+        super().__init__(dataset_name, output_dir, distributed=distributed)
         self._ground_truth = panoptic_ground_truth(self._metadata)
-        self._dataset_ids = {v: k for k, v in self._ground_truth.class_of.items()}
+        self._check_labels(self._ground_truth is not None)
+        self._class_of = class_of_category(self._metadata)
+        self._dataset_ids = {contiguous: category for category, contiguous in self._class_of.items()}
         self._num_classes = max(self._dataset_ids) + 1
-        self._output_dir = output_dir
         self._tasks = {"panoptic_seg": False, "boundary_panoptic_seg": True} if boundary else {"panoptic_seg": False}
         self.reset()
 
     def reset(self) -> None:
+        super().reset()
         self._statistics = {task: np.zeros((4, self._num_classes)) for task in self._tasks}
-        self._coverage = Coverage()
         self._written: list[dict[str, Any]] = []
 
     def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
@@ -177,22 +176,32 @@ class COCOPanopticEvaluator(DatasetEvaluator):
             image_id = inp["image_id"]
             pred_ids, pred_segments = model_output(output, "panoptic_seg", "PANOPTIC_ON")
             pred_ids = pred_ids.cpu().numpy()
-            gt_ids, gt_segments = self._ground_truth.read(image_id)
-            self._coverage.add(image_id)
-            try:
-                for task, boundary in self._tasks.items():
-                    self._statistics[task] += panoptic_statistics(
-                        pred_ids=pred_ids,
-                        pred_segments=pred_segments,
-                        gt_ids=gt_ids,
-                        gt_segments=gt_segments,
-                        num_classes=self._num_classes,
-                        boundary=boundary,
-                    )
-            except ValueError as error:
-                raise ValueError(f"{self._ground_truth.file_name(image_id)}: {error}") from error
+            pred_segments = [self._contiguous(segment) for segment in pred_segments]
+            if self._ground_truth is not None:
+                self._score(image_id, pred_ids, pred_segments)
+            self._add(image_id)
             if self._output_dir is not None:
-                self._written.append(self._write_png(image_id, pred_ids, pred_segments))
+                self._written.append(self._write_png(inp, pred_ids, pred_segments))
+
+    def _contiguous(self, segment: dict[str, Any]) -> dict[str, int]:
+        category = segment["category_id"]
+        return {"id": segment["id"], "category_id": category if "isthing" in segment else self._class_of[category]}
+
+    def _score(self, image_id: Any, ids: np.ndarray, segments: Sequence[dict[str, Any]]) -> None:
+        assert self._ground_truth is not None
+        gt_ids, gt_segments = self._ground_truth.read(image_id)
+        try:
+            for task, boundary in self._tasks.items():
+                self._statistics[task] += panoptic_statistics(
+                    pred_ids=ids,
+                    pred_segments=segments,
+                    gt_ids=gt_ids,
+                    gt_segments=gt_segments,
+                    num_classes=self._num_classes,
+                    boundary=boundary,
+                )
+        except ValueError as error:
+            raise ValueError(f"{self._ground_truth.file_name(image_id)}: {error}") from error
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """`{"panoptic_seg": {PQ, SQ, RQ, PQ_th, …, RQ_st, PQ-name, SQ-name, RQ-name}}` in percent.
@@ -200,22 +209,23 @@ class COCOPanopticEvaluator(DatasetEvaluator):
         With `boundary` the same metrics under `boundary_panoptic_seg` too. On the main process; None on the
         others. A class that never occurs is nan and left out of the means.
         """
-        self._coverage.check(self._ground_truth.image_ids, dataset=self._metadata.name)
-        gathered = comm.gather(self._statistics)
-        written = comm.gather(self._written)
-        if not comm.is_main_process():
+        truth = self._ground_truth
+        gathered = self._gather((self._statistics, self._written), None if truth is None else truth.image_ids)
+        if gathered is None:
             return None
         if self._output_dir is not None:
-            annotations = [annotation for part in written for annotation in part]
+            annotations = [annotation for _, written in gathered for annotation in written]
             write_json(os.path.join(self._output_dir, "panoptic_predictions.json"), {"annotations": annotations})
+        if truth is None:
+            return self._unscored()
         return {
-            task: self._summarise(task, panoptic_quality(np.sum([part[task] for part in gathered], axis=0)))
+            task: self._summarise(task, panoptic_quality(np.sum([part[task] for part, _ in gathered], axis=0)))
             for task in self._tasks
         }
 
     def _summarise(self, task: str, quality: dict[str, np.ndarray]) -> dict[str, float]:
         classes = np.array(sorted(self._dataset_ids))
-        is_thing = np.isin(classes, list(self._ground_truth.things))
+        is_thing = np.isin(classes, list(self._metadata.thing_dataset_id_to_contiguous_id.values()))
         groups = {"": classes, "_th": classes[is_thing], "_st": classes[~is_thing]}
         result: dict[str, float] = {}
         rows = []
@@ -235,14 +245,17 @@ class COCOPanopticEvaluator(DatasetEvaluator):
         logger.info("%s quality on %s:\n%s", kind, self._metadata.name, table)
         return result
 
-    def _write_png(self, image_id: Any, ids: np.ndarray, segments: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        stem = os.path.splitext(os.path.basename(self._ground_truth.file_name(image_id)))[0]
-        _, png = cv2.imencode(".png", id_to_rgb(ids)[:, :, ::-1], _FAST_PNG)
+    def _write_png(self, inputs: dict[str, Any], ids: np.ndarray, segments: Sequence[dict[str, Any]]) -> dict[str, Any]:
         assert self._output_dir is not None
-        write_bytes(os.path.join(self._output_dir, "panoptic_predictions", stem + ".png"), png.tobytes())
+        image_id = inputs["image_id"]
+        if self._ground_truth is None:
+            name = prediction_name(inputs)
+        else:  # as its PNG is named
+            name = os.path.splitext(os.path.basename(self._ground_truth.file_name(image_id)))[0]
+        write_bytes(os.path.join(self._output_dir, "panoptic_predictions", name + ".png"), encode_png(id_to_rgb(ids)))
         return {
             "image_id": image_id,
-            "file_name": stem + ".png",
+            "file_name": name + ".png",
             "segments_info": [
                 {"id": int(s["id"]), "category_id": self._dataset_ids[s["category_id"]]} for s in segments
             ],

@@ -4,7 +4,8 @@ Legend: C classes, H and W image height and width.
 """
 
 import logging
-from collections.abc import Sequence
+import os
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,12 @@ import torch
 from tabulate import tabulate
 from torch import Tensor
 
-from mask2former.d2 import comm
-from mask2former.d2.data import DatasetCatalog, Metadata
-from mask2former.d2.evaluation import DatasetEvaluator
-from mask2former.data.datasets.metadata import dataset_metadata
+from mask2former.d2.data import DatasetCatalog
 from mask2former.data.images import read_label_map
-from mask2former.evaluation.coverage import Coverage
+from mask2former.evaluation.base import ImageEvaluator, image_key
 from mask2former.evaluation.ground_truth import PanopticGroundTruth, panoptic_ground_truth
-from mask2former.evaluation.output import model_output
+from mask2former.evaluation.output import encode_png, model_output, prediction_name
+from mask2former.files import write_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +101,7 @@ def semantic_metrics(confusion: np.ndarray, class_names: Sequence[str]) -> dict[
     return result
 
 
-class SemSegEvaluator(DatasetEvaluator):
+class SemSegEvaluator(ImageEvaluator):
     """mIoU, frequency-weighted IoU and pixel accuracies.
 
     Reads `sem_seg` of the model's output, scores (C, H, W), which are reduced to classes on their own device, or
@@ -111,27 +110,32 @@ class SemSegEvaluator(DatasetEvaluator):
     ignored.
     """
 
-    def __init__(self, dataset_name: str) -> None:
+    def __init__(self, dataset_name: str, output_dir: str | None = None, *, distributed: bool = True) -> None:
         """
         Args:
             dataset_name: a registered data set whose metadata holds `stuff_classes` (all classes).
+            output_dir: when given, predictions are written to `semantic_predictions/*.png` there, contiguous classes
+                in 8 bits, or 16 if there are more than 256.
+            distributed: see `ImageEvaluator`.
         """
-        self._metadata: Metadata = dataset_metadata(dataset_name)
+        super().__init__(dataset_name, output_dir, distributed=distributed)
         self._class_names = list(self._metadata.stuff_classes)
         self._ignore_label = self._metadata.get("ignore_label", 255)
         self._label_files = {
-            record["image_id"] if "image_id" in record else record["file_name"]: record["sem_seg_file_name"]
+            image_key(record): record["sem_seg_file_name"]
             for record in DatasetCatalog.get(dataset_name)
             if record.get("sem_seg_file_name")
         }
         self._ground_truth: PanopticGroundTruth | None = None
         if not self._label_files:
             self._ground_truth = panoptic_ground_truth(self._metadata)
+        self._is_labelled = bool(self._label_files) or self._ground_truth is not None
+        self._check_labels(self._is_labelled)
         self.reset()
 
     def reset(self) -> None:
+        super().reset()
         self._confusion = np.zeros((len(self._class_names),) * 2, dtype=np.int64)
-        self._coverage = Coverage()
 
     def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
         """
@@ -146,29 +150,36 @@ class SemSegEvaluator(DatasetEvaluator):
                 raise ValueError(
                     f"the model scores {scores.shape[0]} classes, {self._metadata.name} has {len(self._class_names)}"
                 )
-            image_id = inp["image_id"] if "image_id" in inp else inp["file_name"]
-            self._coverage.add(image_id)
-            truth, path, ignore_label = self._truth(image_id)
-            try:
-                self._confusion += confusion_matrix(
-                    label_map(scores),
-                    truth,
-                    num_classes=len(self._class_names),
-                    ignore_label=ignore_label,
-                )
-            except ValueError as error:
-                raise ValueError(f"{path}: {error}") from error
+            image_id = image_key(inp)
+            labels = label_map(scores)
+            if self._is_labelled:
+                self._score(image_id, labels)
+            self._add(image_id)
+            if self._output_dir is not None:
+                path = os.path.join(self._output_dir, "semantic_predictions", prediction_name(inp) + ".png")
+                depth = np.uint8 if len(self._class_names) <= 256 else np.uint16
+                write_bytes(path, encode_png(labels.astype(depth)))
+
+    def _score(self, image_id: Hashable, labels: np.ndarray) -> None:
+        truth, path, ignore_label = self._truth(image_id)
+        try:
+            self._confusion += confusion_matrix(
+                labels, truth, num_classes=len(self._class_names), ignore_label=ignore_label
+            )
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """`{"sem_seg": {mIoU, fwIoU, mACC, pACC, IoU-name, ACC-name}}` in percent on the main process.
 
         None on the others.
         """
-        expected = self._label_files if self._ground_truth is None else self._ground_truth.image_ids
-        self._coverage.check(expected, dataset=self._metadata.name)
-        gathered = comm.gather(self._confusion)
-        if not comm.is_main_process():
+        expected = self._label_files or (self._ground_truth.image_ids if self._ground_truth is not None else None)
+        gathered = self._gather(self._confusion, expected)
+        if gathered is None:
             return None
+        if not self._is_labelled:
+            return self._unscored()
         result = semantic_metrics(np.sum(gathered, axis=0), self._class_names)
         rows = [[name, result[f"IoU-{name}"], result[f"ACC-{name}"]] for name in self._class_names]
         rows.insert(0, ["mean", result["mIoU"], result["mACC"]])

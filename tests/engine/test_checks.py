@@ -17,6 +17,7 @@ from mask2former.engine.checks import (
     check_machine,
     check_mapper,
     check_setup,
+    check_tasks,
     missing_files,
 )
 
@@ -270,6 +271,19 @@ def test_test_set_that_the_outputs_cannot_score(cfg, register, panoptic_dicts, e
     cfg.MODEL.MASK_FORMER.TEST[switch] = False
     with pytest.raises(SetupError, match=rf"'check_val'.*{switch} is False"):
         check_setup(cfg)
+
+
+@pytest.mark.parametrize("changes", [{"COMPACT_OUTPUTS": True}, {"SEMANTIC_ON": False}])
+def test_test_time_augmentation_that_has_no_scores_to_average(cfg, register, panoptic_dicts, changes):
+    register("check_train", panoptic_dicts, **PANOPTIC, **THINGS)
+    register("check_val", panoptic_dicts, **PANOPTIC)
+    cfg.DATASETS.TEST = ("check_val",)
+    cfg.TEST.AUG.ENABLED = True
+    check_tasks(cfg)
+    for key, value in changes.items():
+        cfg.MODEL.MASK_FORMER.TEST[key] = value
+    with pytest.raises(SetupError, match="averages semantic scores"):
+        check_tasks(cfg)
 
 
 def test_model_without_output(cfg, register, panoptic_dicts):

@@ -56,8 +56,16 @@ def test_other_panoptic_sets_are_scored_alike(panoptic_set: str, evaluator_type:
 
 
 def test_nothing_to_score(panoptic_set: str) -> None:
-    with pytest.raises(ValueError, match="turn on PANOPTIC_ON, INSTANCE_ON or SEMANTIC_ON"):
+    with pytest.raises(ValueError, match=r"cannot be scored .*PANOPTIC_ON and INSTANCE_ON and SEMANTIC_ON are False"):
         build_evaluators(config(panoptic=False, instance=False, semantic=False), panoptic_set)
+
+
+def test_evaluators_say_what_they_need(set_of_type: Callable[[str], str]) -> None:
+    for name, function in EVALUATOR_REGISTRY:
+        is_instance = name in ("coco", "cityscapes_instance")
+        assert function.class_list == ("thing_classes" if is_instance else "stuff_classes"), name
+    with pytest.raises(ValueError, match=r"'set_of_type' cannot be scored while .*TEST\.INSTANCE_ON is False"):
+        build_evaluators(config(instance=False), set_of_type("coco"))
 
 
 def test_unknown_type_lists_the_known_ones(set_of_type: Callable[[str], str]) -> None:

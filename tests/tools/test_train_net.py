@@ -14,7 +14,7 @@ import torch.distributed as dist
 from mask2former import get_cfg
 from mask2former.checkpoint import CheckpointError
 from mask2former.d2.data import DatasetCatalog, MetadataCatalog
-from mask2former.data.datasets import register_coco_panoptic
+from mask2former.data.datasets import register_coco_panoptic, register_images
 from mask2former.data.datasets.shapes import CATEGORIES, write_split
 from mask2former.engine.setup import default_argument_parser, load_cfg
 from tests.helpers.models import small_cfg
@@ -141,6 +141,27 @@ def test_eval_only_with_test_time_augmentation(folder, trained):
     run(folder, output, "MODEL.WEIGHTS", str(trained / "model_final.pth"), *augmentation, flags=["--eval-only"])
     for kind in ("inference", "inference_TTA"):
         assert (output / kind / "tool_val" / "panoptic_predictions.json").is_file()
+
+
+def test_eval_only_writes_predictions_on_images_without_labels(folder, trained):
+    register_images("tool_photos", image_root=folder / "shapes" / "val2017", like="tool_val")
+    output = folder / "photos"
+    options = ("MODEL.WEIGHTS", str(trained / "model_final.pth"), "DATASETS.TEST", "('tool_photos',)")
+    try:
+        run(folder, output, *options, flags=["--eval-only"])
+    finally:
+        DatasetCatalog.remove("tool_photos")
+        MetadataCatalog.remove("tool_photos")
+    predictions, scored = output / "inference" / "tool_photos", trained / "inference" / "tool_val"
+    names = sorted(path.name for path in (scored / "panoptic_predictions").iterdir())
+    assert len(names) == 2
+    for kind in ("panoptic_predictions", "semantic_predictions"):
+        assert sorted(path.name for path in (predictions / kind).iterdir()) == names
+        for name in names:
+            assert (predictions / kind / name).read_bytes() == (scored / kind / name).read_bytes()
+    files = (root / "panoptic_predictions.json" for root in (predictions, scored))
+    ours, theirs = (json.loads(file.read_text())["annotations"] for file in files)
+    assert [a["segments_info"] for a in ours] == [a["segments_info"] for a in theirs]
 
 
 def test_checkpoint_of_another_architecture_is_refused(folder, trained):

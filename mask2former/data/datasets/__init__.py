@@ -8,7 +8,7 @@ from .coco import register_coco, register_coco_instances, register_coco_panoptic
 from .coco_stuff import register_coco_stuff
 from .mapillary_vistas import register_mapillary_vistas
 from .metadata import dataset_metadata, load_categories
-from .semantic import register_semantic
+from .semantic import register_images, register_semantic
 from .shapes import register_shapes
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "load_categories",
     "register_coco_instances",
     "register_coco_panoptic",
+    "register_images",
     "register_semantic",
 ]
 

@@ -46,7 +46,9 @@ def instances_json(folder: Path, split: str) -> Path:
 
 
 def _folders(folder: Path, split: str) -> dict[str, Any]:
-    return {"image_dir": str(folder / "leftImg8bit" / split), "gt_dir": str(folder / "gtFine" / split)}
+    """Those of a split; that of the labels, which the test set has not, is None there."""
+    gt_dir = None if split == "test" else str(folder / "gtFine" / split)
+    return {"image_dir": str(folder / "leftImg8bit" / split), "gt_dir": gt_dir}
 
 
 def _register_semantic(folder: Path, split: str) -> None:
@@ -54,7 +56,7 @@ def _register_semantic(folder: Path, split: str) -> None:
     register_semantic(
         f"cityscapes_fine_sem_seg_{split}",
         image_root=folders["image_dir"],
-        label_root=None if split == "test" else folders["gt_dir"],
+        label_root=folders["gt_dir"],
         classes=load_categories("cityscapes_19"),
         image_suffix=IMAGE_SUFFIX,
         label_suffix=TRAIN_IDS_SUFFIX,

@@ -39,7 +39,7 @@ def register_coco_panoptic(
     name: str,
     *,
     image_root: PathLike,
-    panoptic_root: PathLike,
+    panoptic_root: PathLike | None,
     panoptic_json: PathLike,
     categories: Sequence[Category] | None = None,
     instances_json: PathLike | None = None,
@@ -52,7 +52,9 @@ def register_coco_panoptic(
 
     Args:
         image_root: folder of the images that `panoptic_json` names.
-        panoptic_root: folder of its panoptic PNGs.
+        panoptic_root: folder of its panoptic PNGs; None for a test set.
+        panoptic_json: without `annotations`, as COCO's files of test sets are, the set has no labels: evaluation
+            writes predictions and scores nothing.
         categories: classes in the order of the model's output. Without it they are read from `panoptic_json`
             at first use: things by id, then stuff by id.
         instances_json: COCO instance annotations of the same images, to evaluate AP on; without it the things
@@ -71,11 +73,12 @@ def register_coco_panoptic(
         metadata = {**panoptic_metadata(categories), **metadata}
 
     def load() -> list[dict[str, Any]]:
-        content = read_annotations(source, missing_hint)
+        content = read_annotations(source, missing_hint, labelled=False)
         if categories is None:
             check_categories(content["categories"], source, panoptic=True)
             MetadataCatalog.get(name).set(**panoptic_metadata(things_first(content["categories"])))
-        for folder in (image_root, panoptic_root, *([sem_seg_root] if sem_seg_required and sem_seg_root else [])):
+        roots = [image_root] if panoptic_root is None else [image_root, panoptic_root]
+        for folder in (*roots, *([sem_seg_root] if sem_seg_required and sem_seg_root else [])):
             check_folder(folder, name, missing_hint)
         known = MetadataCatalog.get(name).as_dict()
         return panoptic_dicts(
@@ -90,7 +93,7 @@ def register_coco_panoptic(
     DatasetCatalog.register(name, load)
     MetadataCatalog.get(name).set(
         image_root=os.fspath(image_root),
-        panoptic_root=os.fspath(panoptic_root),
+        panoptic_root=None if panoptic_root is None else os.fspath(panoptic_root),
         panoptic_json=source,
         json_file=None if instances_json is None else os.fspath(instances_json),
         **{"evaluator_type": "coco_panoptic_seg", "ignore_label": 255, "label_divisor": 1000, **metadata},
@@ -118,7 +121,7 @@ def register_coco_instances(
         metadata = {**instance_metadata(categories), **metadata}
 
     def load() -> list[dict[str, Any]]:
-        content = read_annotations(source, missing_hint)
+        content = read_annotations(source, missing_hint, labelled=False)
         if categories is None:
             check_categories(content["categories"], source, panoptic=False)
             by_id = sorted(content["categories"], key=lambda category: category["id"])
@@ -138,11 +141,13 @@ def panoptic_dicts(
     source: str,
     *,
     image_root: PathLike,
-    panoptic_root: PathLike,
+    panoptic_root: PathLike | None,
     metadata: Mapping[str, Any],
     sem_seg_root: PathLike | None = None,
 ) -> list[dict[str, Any]]:
     """Dataset dicts of the parsed panoptic JSON `content` (of file `source`), one per image, by image id.
+
+    Without `annotations` in it, they have images alone.
 
     `sem_seg_file_name` is there only when the folder `sem_seg_root` is; the PNGs hold the same labels.
 
@@ -151,6 +156,8 @@ def panoptic_dicts(
             `metadata` does not know, a segment id given twice or outside 1..256³-1.
     """
     images = _images_by_id(content, source)
+    if "annotations" not in content or panoptic_root is None:
+        return [_image_record(images[key], image_root) for key in sorted(images)]
     annotations = content["annotations"]
     counts = Counter(annotation["image_id"] for annotation in annotations)
     _check_ids(source, "annotated more than once", [key for key, count in counts.items() if count > 1])
@@ -177,10 +184,14 @@ def instance_dicts(
 ) -> list[dict[str, Any]]:
     """Dataset dicts of the parsed instance JSON `content` (of file `source`), one per image, by image id.
 
+    Without `annotations` in it, they have images alone.
+
     Raises:
         DataError: ids given twice, an annotation of an unlisted image or category, or without a mask.
     """
     images = _images_by_id(content, source)
+    if "annotations" not in content:
+        return [_image_record(images[key], image_root) for key in sorted(images)]
     ids = Counter(annotation["id"] for annotation in content["annotations"])
     twice = [key for key, count in ids.items() if count > 1]
     if twice:
@@ -247,15 +258,19 @@ def _check_segmentation(segmentation: Any, where: str) -> Any:
     raise DataError(f"{where}: no mask; a segmentation is a list of polygons or an RLE with counts and size")
 
 
-def read_annotations(path: str, hint: str) -> dict[str, Any]:
-    """A parsed file of COCO annotations; `hint` is what to do where there is none."""
+def read_annotations(path: str, hint: str, *, labelled: bool = True) -> dict[str, Any]:
+    """A parsed file of COCO annotations; `hint` is what to do where there is none.
+
+    It may lack the list of annotations if not `labelled`, as files of test sets do.
+    """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"no annotation file {os.path.abspath(path)}; {hint}")
     try:
         content = json.loads(Path(path).read_bytes())
     except ValueError as error:
         raise DataError(f"{path}: not valid JSON: {error}") from error
-    missing = [key for key in ("images", "annotations", "categories") if key not in content]
+    needed = ("images", "categories", *(["annotations"] if labelled else []))
+    missing = [key for key in needed if key not in content]
     if missing:
         raise DataError(f"{path}: lacks {', '.join(missing)}; this is no file of COCO annotations")
     return content
@@ -308,3 +323,22 @@ def register_coco(root: PathLike) -> None:
                     sem_seg_root=extra,
                     **metadata,
                 )
+    _register_test_dev(folder, categories)
+
+
+def _register_test_dev(folder: Path, categories: Sequence[Category]) -> None:
+    """The images of COCO's test server, which keeps the labels."""
+    name, image_root = "coco_2017_test-dev", folder / "test2017"
+    source = folder / "annotations" / "image_info_test-dev2017.json"
+    if is_free(name):
+        things = [category for category in categories if category["isthing"]]
+        register_coco_instances(name, image_root=image_root, json_file=source, categories=things)
+    if is_free(f"{name}_panoptic"):
+        register_coco_panoptic(
+            f"{name}_panoptic",
+            image_root=image_root,
+            panoptic_root=None,
+            panoptic_json=source,
+            categories=categories,
+            **unseparated_metadata(categories),
+        )

@@ -16,6 +16,11 @@ from mask2former.data.images import DataError
 
 Category = dict[str, Any]
 PathLike = str | os.PathLike[str]
+CLASS_KEYS = (
+    *("thing_classes", "thing_colors", "thing_dataset_id_to_contiguous_id"),
+    *("stuff_classes", "stuff_colors", "stuff_dataset_id_to_contiguous_id", "ignore_label"),
+)
+"""The metadata that says which classes a set has; the rest is about its files."""
 DEFAULT_HINT = "set DETECTRON2_DATASETS to the folder that holds the data sets, or correct the path"
 
 

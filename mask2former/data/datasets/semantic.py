@@ -10,10 +10,12 @@ from typing import Any
 
 from mask2former.d2.data import DatasetCatalog, MetadataCatalog
 from mask2former.data.datasets.metadata import (
+    CLASS_KEYS,
     DEFAULT_HINT,
     Category,
     PathLike,
     check_folder,
+    dataset_metadata,
     first_few,
     semantic_metadata,
 )
@@ -72,6 +74,36 @@ def register_semantic(
         sem_seg_root=None if label_root is None else os.fspath(label_root),
         ignore_label=ignore_label,
         **{"evaluator_type": "sem_seg", **semantic_metadata(records), **metadata},
+    )
+
+
+def register_images(
+    name: str, *, image_root: PathLike, like: str, image_suffix: str | Sequence[str] = IMAGE_SUFFIXES
+) -> None:
+    """Registers a folder of images without labels, on which `--eval-only` writes predictions and scores nothing.
+
+    Args:
+        image_root: folder of the images; subfolders count.
+        like: the registered data set whose classes, and whose form of predictions, these have.
+        image_suffix: what names of images end with; other files are left out.
+
+    Raises:
+        AssertionError: the name is taken.
+        DataError: there is no data set `like`.
+    """
+    if like not in DatasetCatalog.list():
+        raise DataError(f"{name}: like={like!r} is no registered data set")
+    suffixes = (image_suffix,) if isinstance(image_suffix, str) else tuple(image_suffix)
+
+    def load() -> list[dict[str, Any]]:
+        known = dataset_metadata(like).as_dict()
+        MetadataCatalog.get(name).set(**{key: known[key] for key in CLASS_KEYS if key in known})
+        check_folder(image_root, name, DEFAULT_HINT)
+        return semantic_dicts(image_root, None, image_suffixes=suffixes)
+
+    DatasetCatalog.register(name, load)
+    MetadataCatalog.get(name).set(
+        image_root=os.fspath(image_root), evaluator_type=MetadataCatalog.get(like).evaluator_type
     )
 
 

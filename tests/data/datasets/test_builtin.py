@@ -46,6 +46,8 @@ EXPECTED: dict[str, tuple[str, int | None, int | None]] = {
     **{f"coco_2017_{split}": ("coco", 80, None) for split in ("train", "val")},
     **{f"coco_2017_{split}_panoptic": ("coco_panoptic_seg", 133, 133) for split in ("train", "val")},
     **{f"coco_2017_{split}_panoptic_with_sem_seg": ("coco_panoptic_seg", 80, 133) for split in ("train", "val")},
+    "coco_2017_test-dev": ("coco", 80, None),
+    "coco_2017_test-dev_panoptic": ("coco_panoptic_seg", 133, 133),
     **{f"coco_2017_{split}_stuff_10k_sem_seg": ("sem_seg", None, 171) for split in ("train", "test")},
     **{f"mapillary_vistas_sem_seg_{split}": ("sem_seg", None, 65) for split in ("train", "val")},
     **{f"mapillary_vistas_instance_{split}": ("coco", 37, None) for split in ("train", "val")},
