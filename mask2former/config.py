@@ -128,6 +128,11 @@ def _add_mask_former(cfg: CfgNode) -> None:
         CLASS_WEIGHT=1.0,
         DICE_WEIGHT=1.0,
         MASK_WEIGHT=20.0,
+        # Weight of each class in the classification loss, "no object" apart; an empty list means 1 for all.
+        WEIGHT_OF_EACH_CLASS=[],
+        # Registered in CRITERION_REGISTRY and MATCHER_REGISTRY.
+        CRITERION_NAME="SetCriterion",
+        MATCHER_NAME="HungarianMatcher",
         # Transformer decoder.
         NHEADS=8,
         DROPOUT=0.1,

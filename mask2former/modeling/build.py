@@ -25,6 +25,29 @@ with `(features, mask_features)` and returns a dict with `pred_logits` (B, Q, C+
 `aux_outputs`, a list of dicts with the first two, in training one for each earlier prediction.
 """
 
+CRITERION_REGISTRY = Registry("CRITERION")
+CRITERION_REGISTRY.__doc__ = """
+Training losses.
+
+A registered object is called with `(cfg)` and returns a module, which is called with `(outputs, targets)`: what the
+head returns, and for each image a dict with `labels` int64 (T,) and `masks` `PackedMasks` of the batch's size, whose
+`tensor` is bool (T, H, W). It returns a dict of losses, whose sum is minimised.
+
+A criterion with a `weight_dict`, as in the published code, is served as there: `masks` are bool tensors, each loss is
+multiplied by the weight of its name, and losses without one are left out.
+"""
+
+MATCHER_REGISTRY = Registry("MATCHER")
+MATCHER_REGISTRY.__doc__ = """
+Matchers, which say which query shall predict which target.
+
+A registered object is called with `(cfg)` and returns a module, which is called with `(predictions, targets)`: P dicts
+with `pred_logits` (B, Q, C+1), `pred_masks` (B, Q, h, w) and what else the decoder gives, and B targets as those of a
+criterion. It returns, for each prediction, for each image, a pair of int64 tensors on the CPU, queries and targets:
+one to one, one to many (a target may have several queries, a query at most one target), or whatever a decoder's extra
+queries ask for. It may treat each prediction as it likes: they may differ in number of queries and size of masks.
+"""
+
 
 class PixelDecoderOutput(NamedTuple):
     """What a pixel decoder's `forward_features` returns."""
@@ -64,3 +87,13 @@ def build_pixel_decoder(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> Pixe
             f"MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME {name!r} is no pixel decoder: it has no `forward_features`"
         )
     return decoder
+
+
+def build_criterion(cfg: CfgNode) -> nn.Module:
+    """Build the criterion `MODEL.MASK_FORMER.CRITERION_NAME`."""
+    return CRITERION_REGISTRY.get(cfg.MODEL.MASK_FORMER.CRITERION_NAME)(cfg)
+
+
+def build_matcher(cfg: CfgNode) -> nn.Module:
+    """Build the matcher `MODEL.MASK_FORMER.MATCHER_NAME`."""
+    return MATCHER_REGISTRY.get(cfg.MODEL.MASK_FORMER.MATCHER_NAME)(cfg)

@@ -19,11 +19,12 @@ from mask2former.d2.modeling import (
 )
 from mask2former.d2.structures import ImageList, Instances
 
-from .criterion import SetCriterion
+from .build import build_criterion
+from .criterion import weighted_losses
 from .inference import InstanceTask, PanopticTask, SemanticTask, Task, run_before_resizing, run_tasks
 from .mask_rows import OutputMasks
 from .masks import PackedMasks
-from .matcher import HungarianMatcher, Target
+from .matcher import Target
 from .per_pixel import PerPixelBaselineHead, PerPixelBaselinePlusHead
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -126,7 +127,7 @@ class MaskFormer(nn.Module):
         return {
             "backbone": backbone,
             "sem_seg_head": build_sem_seg_head(cfg, backbone.output_shape()),
-            "criterion": _build_criterion(cfg),
+            "criterion": build_criterion(cfg),
             "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
             "metadata": MetadataCatalog.get(cfg.DATASETS.TRAIN[0]) if cfg.DATASETS.TRAIN else None,
             "size_divisibility": cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY,
@@ -184,7 +185,8 @@ class MaskFormer(nn.Module):
         batch, outputs = self._run(batched_inputs)
         if self.training:
             size = (batch.tensor.shape[2], batch.tensor.shape[3])
-            return self.criterion(outputs, [self._target(x, size) for x in batched_inputs])
+            targets = [self._target(x, size) for x in batched_inputs]
+            return weighted_losses(self.criterion, outputs, targets)
         return [self.segment(*prediction) for prediction in _each_image(batch, outputs, batched_inputs)]
 
     def _run(self, batched_inputs: Sequence[dict[str, Any]]) -> tuple[ImageList, dict[str, Any]]:
@@ -263,26 +265,3 @@ def _each_image(
 
 def _name(inputs: dict[str, Any]) -> str:
     return str(inputs.get("file_name", inputs.get("image_id", "an image")))
-
-
-def _build_criterion(cfg: CfgNode) -> SetCriterion:
-    node = cfg.MODEL.MASK_FORMER
-    matcher = HungarianMatcher(
-        cost_class=node.CLASS_WEIGHT,
-        cost_mask=node.MASK_WEIGHT,
-        cost_dice=node.DICE_WEIGHT,
-        num_points=node.TRAIN_NUM_POINTS,
-    )
-    weight = cfg.MODEL.SEM_SEG_HEAD.LOSS_WEIGHT
-    return SetCriterion(
-        num_classes=cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
-        matcher=matcher,
-        class_weight=weight * node.CLASS_WEIGHT,
-        mask_weight=weight * node.MASK_WEIGHT,
-        dice_weight=weight * node.DICE_WEIGHT,
-        no_object_weight=node.NO_OBJECT_WEIGHT,
-        deep_supervision=node.DEEP_SUPERVISION,
-        num_points=node.TRAIN_NUM_POINTS,
-        oversample_ratio=node.OVERSAMPLE_RATIO,
-        importance_sample_ratio=node.IMPORTANCE_SAMPLE_RATIO,
-    )

@@ -12,12 +12,9 @@ from torch import Tensor
 
 from mask2former.d2.structures import BitMasks, Boxes
 
-from .points import sample_points, sample_shared_points
+from .points import sample_points, sample_shared_points, values_at_once
 
 # T masks, G planes of eight masks, N masks sampled, K points
-
-_DECODED_PIXELS = 2**21
-"""At most so many pixels are decoded at a time (but at least one mask), 8 MiB of them."""
 
 
 class PackedMasks(BitMasks):
@@ -42,9 +39,19 @@ class PackedMasks(BitMasks):
 
     @staticmethod
     def pack(masks: Tensor | PackedMasks) -> PackedMasks:
-        """Pack masks (T, H, W), bool or {0, 1}; packed ones are returned as they are."""
+        """Pack masks (T, H, W): bool, integers of which all but 0 are inside, or floats 0 and 1.
+
+        Packed ones are returned as they are.
+
+        Raises:
+            ValueError: of masks of another shape, and floats between 0 and 1, whose meaning is not known.
+        """
         if isinstance(masks, PackedMasks):
             return masks
+        if masks.ndim != 3:
+            raise ValueError(f"masks are (T, H, W), not {tuple(masks.shape)}")
+        if masks.is_floating_point() and not bool(((masks == 0) | (masks == 1)).all()):
+            raise ValueError("masks of float are 0 or 1: compare soft masks with a threshold, as in `masks > 0.5`")
         return PackedMasks(pack_planes(masks), torch.arange(len(masks), device=masks.device))
 
     @staticmethod
@@ -123,8 +130,14 @@ class PackedMasks(BitMasks):
         return PackedMasks(self.planes.pin_memory(), self.ids.pin_memory())
 
     def padded(self, height: int, width: int) -> PackedMasks:
-        """The masks with nothing added at the bottom and right up to a size."""
+        """The masks with nothing added at the bottom and right up to a size.
+
+        Raises:
+            ValueError: if they are larger.
+        """
         padding = (0, width - self.image_size[1], 0, height - self.image_size[0])
+        if min(padding) < 0:
+            raise ValueError(f"masks of {self.image_size} are larger than {(height, width)}: they cannot be padded")
         if not any(padding):
             return self
         return PackedMasks(F.pad(self.planes, padding), self.ids)
@@ -139,7 +152,7 @@ class PackedMasks(BitMasks):
             float32 (T, K).
         """
         height, width = self.image_size
-        chunk = max(1, _DECODED_PIXELS // max(1, height * width))
+        chunk = max(1, values_at_once(self.device) // max(1, height * width))
         # Written where they belong: small results between the large temporaries would fragment the heap.
         values = torch.empty(len(self), points.shape[-2], device=self.device)
         for start in range(0, len(self), chunk):
@@ -148,7 +161,7 @@ class PackedMasks(BitMasks):
             if points.ndim == 2:
                 values[part] = sample_shared_points(masks, points)
             else:
-                values[part] = sample_points(masks.unsqueeze(1), points[part]).squeeze(1)
+                values[part] = sample_points(masks, points[part])
         return values
 
     def _unpacked(self, ids: Tensor) -> Tensor:
@@ -158,10 +171,10 @@ class PackedMasks(BitMasks):
 
 
 def pack_planes(masks: Tensor) -> Tensor:
-    """Pack masks (T, H, W), bool or {0, 1}, into planes uint8 (ceil(T / 8), H, W)."""
+    """Pack masks (T, H, W), where all but 0 is inside, into planes uint8 (ceil(T / 8), H, W)."""
     count, height, width = masks.shape
     planes = torch.zeros((count + 7) // 8, height, width, dtype=torch.uint8, device=masks.device)
     for bit in range(min(8, count)):
-        of_bit = masks[bit::8]
+        of_bit = masks[bit::8] if masks.dtype == torch.bool else masks[bit::8] != 0
         planes[: len(of_bit)] |= of_bit.to(torch.uint8) << bit
     return planes

@@ -18,7 +18,7 @@ def dense(count: int, height: int = 11, width: int = 13) -> Tensor:
 @pytest.mark.parametrize("count", [0, 1, 8, 19])
 def test_packing_is_lossless(count: int) -> None:
     masks = dense(count)
-    for same in (masks, masks.float(), masks.to(torch.uint8)):
+    for same in (masks, masks.float(), masks.to(torch.uint8), 255 * masks.to(torch.uint8), -7 * masks.int()):
         packed = PackedMasks.pack(same)
         assert packed.planes.shape == ((count + 7) // 8, 11, 13)
         assert len(packed) == count
@@ -67,17 +67,30 @@ def test_padding_is_empty() -> None:
     assert padded.tensor.sum() == masks.sum()
 
 
+def test_what_is_no_mask_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"masks > 0\.5"):
+        PackedMasks.pack(torch.full((1, 1, 2), 0.7))
+    with pytest.raises(ValueError, match=r"\(T, H, W\), not \(2, 3\)"):
+        PackedMasks.pack(torch.zeros(2, 3, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("size", [(10, 13), (11, 12), (10, 20)])
+def test_masks_are_not_cropped_instead_of_padded(size: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=r"masks of \(11, 13\) are larger than"):
+        PackedMasks.pack(dense(9)).padded(*size)
+
+
 @pytest.mark.parametrize("decoded_pixels", [1, 3 * 11 * 13, 10**9])
 @pytest.mark.parametrize("count", [0, 1, 10])
 def test_sampling_equals_that_of_float_masks(monkeypatch: pytest.MonkeyPatch, count: int, decoded_pixels: int) -> None:
-    monkeypatch.setattr(masks_module, "_DECODED_PIXELS", decoded_pixels)
+    monkeypatch.setattr(masks_module, "values_at_once", lambda device: decoded_pixels)
     masks = dense(count)
     packed = PackedMasks.pack(masks)
-    points = torch.rand(count, 50, 2, generator=torch.Generator().manual_seed(5)) * 1.2 - 0.1  # some outside
-    assert torch.equal(packed.sample(points), sample_points(masks[:, None].float(), points)[:, 0])
+    points = torch.rand(count, 50, 2, generator=torch.Generator().manual_seed(5)) * 2.4 - 1.2  # some outside
+    assert torch.equal(packed.sample(points), sample_points(masks.float(), points))
     if count:
         shared = packed.sample(points[0])
-        assert torch.equal(shared, sample_points(masks[:, None].float(), points[:1].expand(count, -1, -1))[:, 0])
+        assert torch.equal(shared, sample_points(masks.float(), points[:1].expand(count, -1, -1)))
 
 
 def test_wrong_planes_are_named() -> None:
