@@ -17,7 +17,7 @@ from mask2former.d2.modeling import (
     build_backbone,
     build_sem_seg_head,
 )
-from mask2former.d2.structures import ImageList, Instances
+from mask2former.d2.structures import BitMasks, ImageList, Instances, PolygonMasks
 
 from .build import build_criterion
 from .criterion import weighted_losses
@@ -172,7 +172,7 @@ class MaskFormer(nn.Module):
         Args:
             batched_inputs: one dict per image: `image` (3, H, W), uint8 or float in [0, 255]; `height` and `width`
                 of the wanted output, the image's own if absent; in training `instances` with `gt_classes` (T,) and
-                `gt_masks`, a tensor (T, H, W), BitMasks or PackedMasks.
+                `gt_masks`, a tensor (T, H, W) as `PackedMasks.pack` takes it, BitMasks, PolygonMasks or PackedMasks.
 
         Returns:
             In training the weighted losses by name. Otherwise one dict per image with those asked for of
@@ -180,7 +180,8 @@ class MaskFormer(nn.Module):
             `mask2former.modeling.inference`, and `compact_outputs` above.
 
         Raises:
-            ValueError: in training, if a label is not in [0, C).
+            ValueError: in training, if a label is not in [0, C), or masks differ from their image in size.
+            TypeError: in training, if `gt_masks` are none of these.
         """
         batch, outputs = self._run(batched_inputs)
         if self.training:
@@ -240,11 +241,29 @@ class MaskFormer(nn.Module):
                 f"a label of {_name(inputs)} is outside [0, {self.num_classes}): {sorted(set(labels.tolist()))}; "
                 "MODEL.SEM_SEG_HEAD.NUM_CLASSES must be the number of classes of the data set"
             )
-        masks = instances.gt_masks
-        if not isinstance(masks, Tensor | PackedMasks):
-            masks = masks.tensor  # BitMasks
-        packed = PackedMasks.pack(masks.to(self.device, non_blocking=True)).padded(*size)
-        return Target(labels=labels.to(self.device, non_blocking=True), masks=packed)
+        image_size = (inputs["image"].shape[-2], inputs["image"].shape[-1])
+        masks = _packed(instances.gt_masks, image_size, self.device, _name(inputs)).padded(*size)
+        return Target(labels=labels.to(self.device, non_blocking=True), masks=masks)
+
+
+def _packed(masks: object, size: tuple[int, int], device: torch.device, name: str) -> PackedMasks:
+    """Pack the masks of an image, of its size (height, width), on a device."""
+    if isinstance(masks, PolygonMasks):
+        masks = BitMasks.from_polygon_masks(masks, *size)
+    masks = masks if isinstance(masks, Tensor | PackedMasks) else getattr(masks, "tensor", None)  # of BitMasks
+    if not isinstance(masks, Tensor | PackedMasks):
+        raise TypeError(
+            f"gt_masks of {name} are of an unknown kind: give a tensor (n, H, W), BitMasks, PolygonMasks or PackedMasks"
+        )
+    if tuple(masks.shape[1:]) != size:
+        raise ValueError(
+            f"gt_masks of {name} are (n, H, W) {tuple(masks.shape)}, but its image is {size[0]} x {size[1]}: resize "
+            "and crop both alike"
+        )
+    try:
+        return PackedMasks.pack(masks.to(device, non_blocking=True))
+    except ValueError as error:
+        raise ValueError(f"gt_masks of {name}: {error}") from error
 
 
 def _each_image(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -11,7 +12,9 @@ from torch import Tensor, nn
 
 from mask2former.d2.data import MetadataCatalog
 from mask2former.d2.modeling import build_model
-from mask2former.d2.structures import BitMasks, Instances
+from mask2former.d2.structures import BitMasks, Instances, PolygonMasks
+from mask2former.modeling.masks import PackedMasks
+from mask2former.modeling.matcher import Target
 from tests.helpers import golden
 from tests.helpers.models import DATASET, example, published_cfg, small_cfg, small_model, stripes, total
 
@@ -216,14 +219,90 @@ def test_negative_size_divisibility_means_the_backbones_own() -> None:
     assert model.size_divisibility == model.backbone.size_divisibility
 
 
-def test_bit_masks_are_targets_too() -> None:
+def polygons(masks: Tensor) -> PolygonMasks:
+    """Rectangles as polygons."""
+    corners = [mask.nonzero().aminmax(dim=0) for mask in masks]
+    return PolygonMasks(
+        [[np.array([x0, y0, x1 + 1, y0, x1 + 1, y1 + 1, x0, y1 + 1])] for (y0, x0), (y1, x1) in map(_ints, corners)]
+    )
+
+
+def _ints(corners: Any) -> list[list[float]]:
+    return [corner.double().tolist() for corner in corners]
+
+
+@pytest.mark.parametrize(
+    "kind", [BitMasks, PackedMasks.pack, polygons, lambda masks: 255 * masks.byte(), lambda masks: masks.float()]
+)
+def test_masks_of_every_kind_are_the_same_targets(kind: Callable[[Tensor], Any]) -> None:
     plain, wrapped = example(), example()
-    wrapped["instances"].gt_masks = BitMasks(wrapped["instances"].gt_masks)
+    wrapped["instances"].gt_masks = kind(wrapped["instances"].gt_masks)
+    wrapped["instances"].gt_classes = wrapped["instances"].gt_classes.int()
     losses = []
     for inputs in (plain, wrapped):
         torch.manual_seed(3)
         losses.append(total(small_model()([inputs])))
     torch.testing.assert_close(*losses)
+
+
+class Recorder(nn.Module):
+    """A criterion that keeps its targets."""
+
+    def forward(self, outputs: dict[str, Any], targets: list[Target]) -> dict[str, Tensor]:
+        self.targets = targets
+        return {}
+
+
+def test_targets_are_padded_like_the_images_of_their_batch() -> None:
+    model = small_model()
+    model.criterion = Recorder()
+    inputs = [example(64, 40, labels=(0,), seed=0), example(33, 96, labels=(1, 2), seed=1)]
+    model(inputs)
+    for target, given in zip(model.criterion.targets, inputs, strict=True):
+        masks = given["instances"].gt_masks
+        assert target["masks"].image_size == (64, 96)
+        assert torch.equal(target["masks"].tensor[:, : masks.shape[1], : masks.shape[2]], masks)
+        assert target["masks"].tensor.sum() == masks.sum()
+
+
+@pytest.mark.parametrize("size", [(96, 96), (32, 64), (64, 65)])
+def test_masks_that_do_not_fit_their_image_are_named(size: tuple[int, int]) -> None:
+    inputs = [example(), {**example(128, 128), "file_name": "large.jpg"}]
+    inputs[0]["instances"] = stripes(*size, (0, 1))
+    with pytest.raises(ValueError, match=rf"example_0.jpg are \(n, H, W\) \(2, {size[0]}, {size[1]}\).* 64 x 64"):
+        small_model()(inputs)
+    inputs[0]["instances"] = Instances((64, 64), gt_classes=torch.tensor([0]), gt_masks=torch.full((1, 64, 64), 0.7))
+    with pytest.raises(ValueError, match=r"gt_masks of example_0.jpg: masks of float are 0 or 1"):
+        small_model()(inputs)
+    inputs[0]["instances"] = Instances((64, 64), gt_classes=torch.tensor([0]), gt_masks=["left"])
+    with pytest.raises(TypeError, match=r"example_0.jpg are of an unknown kind.*PolygonMasks"):
+        small_model()(inputs)
+
+
+def test_loss_weight_is_for_per_pixel_heads() -> None:
+    """As published: MaskFormer has weights of its own."""
+    weighted = small_model(MODEL__SEM_SEG_HEAD__LOSS_WEIGHT=3.0, MODEL__MASK_FORMER__DICE_WEIGHT=7.0).criterion
+    assert weighted.weights == {"loss_ce": 2.0, "loss_mask": 5.0, "loss_dice": 7.0}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_float32_pixel_decoder_trains_under_autocast(dtype: torch.dtype) -> None:
+    model = small_model()
+    decode = model.sem_seg_head.pixel_decoder.forward_features
+
+    def in_float32(features: dict[str, Tensor]) -> Any:
+        with torch.autocast("cpu", enabled=False):
+            return decode({name: feature.float() for name, feature in features.items()})
+
+    model.sem_seg_head.pixel_decoder.forward_features = in_float32
+    torch.manual_seed(0)
+    expected = total(model([example()]))
+    torch.manual_seed(0)
+    with torch.autocast("cpu", dtype=dtype):
+        loss = total(model([example()]))
+    torch.testing.assert_close(loss, expected, rtol=0.05, atol=0)
+    loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
 def test_bad_input_is_named() -> None:
