@@ -20,6 +20,7 @@ from mask2former.checkpoint.transformers_config import config_from_cfg
 from mask2former.d2.modeling import build_model
 from mask2former.modeling.inference import instance_inference, panoptic_inference, semantic_inference
 from tests.helpers.models import published_cfg, stripes
+from tests.helpers.points import same_points
 from tests.helpers.transformers_models import our_cfg, their_model
 
 # Backbone, number of classes, and what the model is for.
@@ -69,13 +70,6 @@ def test_round_trip(tmp_path, backbone, num_classes, task):
     assert_same(wanted, their_outputs(again.eval(), image_batch()))
 
 
-def points_by_index(*shape, device=None):
-    """Stand in for `torch.rand`: the same points for every mask, whatever the order of calls."""
-    *leading, count, coordinates = shape
-    generator = torch.Generator().manual_seed(count)
-    return torch.empty(count, coordinates).uniform_(generator=generator).expand(*leading, -1, -1).clone()
-
-
 @pytest.mark.parametrize(("backbone", "num_classes", "task"), MODELS[:3])
 def test_training_loss(tmp_path, monkeypatch, backbone, num_classes, task):
     theirs = their_model(backbone, num_classes=num_classes)
@@ -84,7 +78,7 @@ def test_training_loss(tmp_path, monkeypatch, backbone, num_classes, task):
     load_weights(ours, tmp_path)
     images = image_batch()
     instances = [stripes(96, 128, labels) for labels in ((0, 4), (3, 1, 2, 2))]
-    monkeypatch.setattr(torch, "rand", points_by_index)
+    same_points(monkeypatch)
 
     wanted = theirs(
         pixel_values=images,

@@ -21,6 +21,7 @@ from mask2former.modeling.masks import PackedMasks
 from mask2former.modeling.matcher import Assignment, HungarianMatcher, Target, assign
 from mask2former.modeling.points import values_at_once
 from tests.helpers import golden
+from tests.helpers.points import same_points
 from tools.baselines.per_layer_criterion import PerLayerCriterion
 
 NAMES = ("loss_ce", "loss_mask", "loss_dice")
@@ -147,20 +148,6 @@ def test_masks_made_once_more_give_the_same_losses_and_gradients() -> None:
         found.append([*losses.values(), *torch.autograd.grad(sum(losses.values()), leaves)])
     for once, twice in zip(*found, strict=True):
         torch.testing.assert_close(twice, once, rtol=1e-4, atol=1e-6)
-
-
-def points_by_count(*shape: int, device: torch.device | None = None) -> Tensor:
-    """Stand in for `torch.rand`: the same points for every mask, whatever the order of calls."""
-    *leading, count, _ = shape
-    generator = torch.Generator().manual_seed(count)
-    return torch.empty(count, 2).uniform_(generator=generator).expand(*leading, -1, -1).clone()
-
-
-def same_points(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the loop and the criterion draw the same points."""
-    monkeypatch.setattr(torch, "rand", points_by_count)
-    for module in (matcher_module, points_module):
-        monkeypatch.setattr(module, "random_points", lambda *shape, device: 2 * points_by_count(*shape, 2) - 1)
 
 
 @pytest.mark.parametrize("device_limits", ["cpu", "cuda"])
