@@ -43,7 +43,7 @@ def is_complete(root: Path, split: str, count: int, size: tuple[int, int]) -> bo
     path = root / "annotations" / f"panoptic_{split}2017.json"
     if not path.is_file():
         return False
-    found = json.loads(path.read_text())
+    found = json.loads(path.read_text(encoding="utf-8"))
     if found["info"] != split_info(size) or len(found["images"]) != count:
         raise SystemExit(f"{path} was made with other options; give --overwrite to replace it, or another --root")
     return all(

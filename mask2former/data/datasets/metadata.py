@@ -27,7 +27,7 @@ DEFAULT_HINT = "set DETECTRON2_DATASETS to the folder that holds the data sets, 
 def load_categories(table: str) -> list[Category]:
     """The shipped table of that name, e.g. "coco_panoptic_133", in published order."""
     file = resources.files("mask2former.data.datasets") / "categories" / f"{table}.json"
-    return json.loads(file.read_text())
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def things_first(categories: Sequence[Category]) -> list[Category]:

@@ -150,7 +150,7 @@ def read_instance_map(path: Path, num_classes: int) -> np.ndarray:
 def instance_to_sceneparse() -> dict[int, int]:
     """Class 1..100 of the instance maps → contiguous class of the 150."""
     table = resources.files("mask2former.data.datasets") / "categories" / "ade20k_instance_to_sceneparse_ids.tsv"
-    rows = [line.split() for line in table.read_text().splitlines()[1:]]
+    rows = [line.split() for line in table.read_text(encoding="utf-8").splitlines()[1:]]
     return {int(row[0]): int(row[1]) - 1 for row in rows}
 
 

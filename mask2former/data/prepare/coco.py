@@ -74,7 +74,7 @@ def prepare_stuff_10k(root: Path, *, workers: int = 1, overwrite: bool = False) 
         path = root / "imageLists" / f"{split}.txt"
         if not path.is_file():
             raise FileNotFoundError(f"no file {path.absolute()}; {_STUFF_HINT}")
-        names = path.read_text().split()
+        names = path.read_text(encoding="utf-8").split()
         check_count(len(names), STUFF_COUNTS[split], str(path))
         for files, kind in ((images, "images"), (maps, "annotations")):
             check_partners(names, files, root / kind, _STUFF_HINT)
