@@ -15,7 +15,7 @@ from mask2former.checkpoint.errors import CheckpointError
 from mask2former.checkpoint.load import load_weights
 from mask2former.checkpoint.reader import read_checkpoint
 from mask2former.d2 import comm
-from mask2former.files import replacing, write_text
+from mask2former.files import remove_leftovers, replacing, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,8 @@ class Stateful(Protocol):
 class Checkpointer:
     """Keeps the state of a training run in a folder, as `<name>.pth` files that hold nothing but data.
 
-    A file appears whole or not at all. All processes may call all methods; only the main one writes.
+    A file appears whole or not at all; what a process that died left of one goes with the next `save`. All processes
+    may call all methods; only the main one writes.
 
     Args:
         model: the model itself, not wrapped for distributed training.
@@ -68,15 +69,22 @@ class Checkpointer:
         Args:
             name: name without suffix; it replaces an older file of that name.
             state: plain data or tensors to keep beside the model, such as `iteration=99`.
+
+        Raises:
+            OSError: the file cannot be written; what was there before is still there.
         """
         path = self.folder / f"{name}.pth"
         if not comm.is_main_process():
             return path
         content = {"model": self.model.state_dict()}
         content |= {key: value.state_dict() for key, value in self.stateful.items()}
-        with replacing(path) as temporary:
-            torch.save(content | state, temporary)
-        write_text(self.folder / LAST, path.name)
+        remove_leftovers(self.folder)
+        try:
+            with replacing(path) as temporary:
+                torch.save(content | state, temporary)
+            write_text(self.folder / LAST, path.name)
+        except (OSError, RuntimeError) as error:  # the latter is how PyTorch reports a full disk
+            raise OSError(f"{path} cannot be written: {error}") from error
         self._remove_old()
         logger.info("Saved checkpoint %s", path)
         return path
@@ -90,13 +98,25 @@ class Checkpointer:
         pointer = self.folder / LAST
         if not pointer.is_file():
             return None
-        path = self.folder / pointer.read_text().strip()
-        if not path.is_file():
+        name = Path(pointer.read_text(encoding="utf-8").strip()).name
+        if not (self.folder / name).is_file():
             raise CheckpointError(
-                f"{pointer} names {path.name}, which is not in {self.folder}; write the name of another checkpoint "
-                "into it, or delete it to start anew"
+                f"{pointer} names {name or 'nothing'}, which is not in {self.folder}; write the name of another "
+                "checkpoint into it, or delete it to start anew"
             )
-        return path
+        return self.folder / name
+
+    def start_anew(self) -> None:
+        """Let no checkpoint of an earlier run in the folder count as one of this run."""
+        pointer = self.folder / LAST
+        if comm.is_main_process() and pointer.is_file():
+            name = pointer.read_text(encoding="utf-8").strip()
+            os.replace(pointer, f"{pointer}.old")
+            logger.warning(
+                "%s holds checkpoints of an earlier run, which this one may replace. To continue that run instead, "
+                "write %r into %s and start with --resume",
+                *(self.folder, name, pointer),
+            )
 
     def load(self, path: str | os.PathLike[str]) -> dict[str, Any]:
         """Restore model and everything else from a checkpoint, and return what `save` was given as `state`.
@@ -114,9 +134,14 @@ class Checkpointer:
         try:
             self.model.load_state_dict(content.pop("model"))
             for name, value in self.stateful.items():
-                value.load_state_dict(content.pop(name))
+                if state := content.pop(name):  # that of an idle gradient scaler is empty
+                    value.load_state_dict(state)
         except (RuntimeError, ValueError, KeyError) as error:
-            raise CheckpointError(f"{path} was made with another configuration: {error}") from error
+            raise CheckpointError(
+                f"{path} was made with another configuration: {error}\nResume with that of its run; or start a new "
+                "run from its weights, also with other classes: set MODEL.WEIGHTS to it and OUTPUT_DIR to a new "
+                "folder, and leave --resume out"
+            ) from error
         logger.info("Restored checkpoint %s", path)
         return content
 

@@ -7,8 +7,12 @@ interruption changes them.
 
 import itertools
 import logging
+import multiprocessing
+import os
 import pickle
 import random
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -26,6 +30,8 @@ from mask2former.data.images import DataError, UnreadableImageError
 from mask2former.data.mappers import Mapper, build_mapper
 
 logger = logging.getLogger(__name__)
+
+_CLASS_LISTS = ("thing_classes", "stuff_classes")
 
 # Keys of the independent random streams that start from one SEED.
 _ORDER, _SAMPLE, _FALLBACK = range(3)
@@ -88,7 +94,7 @@ def load_datasets(names: Sequence[str], *, filter_empty: bool) -> list[dict[str,
         ValueError: the sets do not have the same classes in the same order.
     """
     dicts = [record for name in names for record in DatasetCatalog.get(name)]
-    for key in ("thing_classes", "stuff_classes"):
+    for key in _CLASS_LISTS:
         classes = [MetadataCatalog.get(name).get(key) for name in names]
         if any(other != classes[0] for other in classes):
             raise ValueError(f"the data sets {', '.join(names)} differ in {key}; one model cannot train on them")
@@ -97,6 +103,9 @@ def load_datasets(names: Sequence[str], *, filter_empty: bool) -> list[dict[str,
     kept = [record for record in dicts if _has_objects(record)]
     if len(kept) < len(dicts):
         logger.info("Left out %d of %d images without annotations", len(dicts) - len(kept), len(dicts))
+    objects = sum(len(record.get("annotations") or record.get("segments_info") or []) for record in kept)
+    classes = max((MetadataCatalog.get(names[0]).get(key, []) for key in _CLASS_LISTS), key=len)
+    logger.info("Data sets %s: %d images, %d objects, %d classes", ", ".join(names), len(kept), objects, len(classes))
     return kept
 
 
@@ -130,6 +139,18 @@ class _Batch(list[dict[str, Any]]):
 def _init_worker(worker_id: int) -> None:
     """Workers are the parallelism: threads inside them only get in each other's way."""
     cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None and hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey, args=(parent.pid,), daemon=True).start()
+
+
+def _obey(parent: int) -> None:
+    """End on SIGTERM of the process that trains; to one for the whole group it answers by itself, and saves."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 class TrainingSampler(Sampler[tuple[int, int]]):

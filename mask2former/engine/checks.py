@@ -20,6 +20,7 @@ from mask2former.d2.config import CfgNode
 from mask2former.d2.data import DatasetCatalog, MetadataCatalog
 from mask2former.data.images import read_label_map
 from mask2former.data.mappers import DATASET_MAPPER_REGISTRY
+from mask2former.engine.agreement import failing_together
 from mask2former.evaluation.build import EVALUATOR_REGISTRY, check_outputs
 from mask2former.similar import did_you_mean
 
@@ -71,16 +72,16 @@ def check_setup(cfg: CfgNode, *, eval_only: bool = False) -> None:
     Raises:
         SetupError: at the first problem.
     """
-    if comm.is_main_process():
-        check_machine(cfg, world_size=comm.get_world_size(), eval_only=eval_only)
-        check_head(cfg, eval_only=eval_only)
-        is_known = cfg.MODEL.META_ARCHITECTURE in ("MaskFormer", "SemanticSegmentor")
-        if not eval_only:
-            check_train_datasets(cfg, check_classes=is_known)
-        if cfg.MODEL.META_ARCHITECTURE == "MaskFormer":
-            check_tasks(cfg)
-        check_test_datasets(cfg, check_classes=is_known)
-    comm.synchronize()
+    with failing_together():
+        if comm.is_main_process():
+            check_machine(cfg, world_size=comm.get_world_size(), eval_only=eval_only)
+            check_head(cfg, eval_only=eval_only)
+            is_known = cfg.MODEL.META_ARCHITECTURE in ("MaskFormer", "SemanticSegmentor")
+            if not eval_only:
+                check_train_datasets(cfg, check_classes=is_known)
+            if cfg.MODEL.META_ARCHITECTURE == "MaskFormer":
+                check_tasks(cfg)
+            check_test_datasets(cfg, check_classes=is_known)
 
 
 def check_weights(cfg: CfgNode, path: Path) -> None:
@@ -97,15 +98,19 @@ def check_weights(cfg: CfgNode, path: Path) -> None:
             raise SetupError(f"MODEL.WEIGHTS: {error}") from error
 
 
-def check_machine(cfg: CfgNode, *, world_size: int, eval_only: bool = False) -> None:
-    """Check OUTPUT_DIR, the weights file, and that the batch can be divided among the processes."""
-    output_dir = Path(cfg.OUTPUT_DIR)
+def check_output_dir(cfg: CfgNode) -> None:
+    """Make OUTPUT_DIR unless it is there, and check that files can be made in it."""
     try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output_dir):
+        Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cfg.OUTPUT_DIR):
             pass
     except OSError as error:
         raise SetupError(f"OUTPUT_DIR {cfg.OUTPUT_DIR!r} cannot be written: {error}. Choose another.") from error
+
+
+def check_machine(cfg: CfgNode, *, world_size: int, eval_only: bool = False) -> None:
+    """Check OUTPUT_DIR, the weights file, and that the batch can be divided among the processes."""
+    check_output_dir(cfg)
     weights = cfg.MODEL.WEIGHTS
     if weights and "://" not in weights:
         check_weights(cfg, Path(weights).expanduser())

@@ -1,12 +1,16 @@
 """What happens around training steps: timing, checkpoints, evaluation, writing metrics."""
 
 import logging
+import os
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mask2former.d2 import comm
 from mask2former.engine.writers import EventWriter, duration
 from mask2former.evaluation.engine import flatten_results
+from mask2former.files import write_text
 
 if TYPE_CHECKING:
     from mask2former.engine.trainer import Trainer
@@ -37,6 +41,9 @@ class Hook:
 
     def after_step(self) -> None:
         """Called after every step; `trainer.iter` is the iteration that has just been completed."""
+
+    def flush(self) -> None:
+        """Called when what was stored has to reach the disk: before a checkpoint and after an evaluation."""
 
 
 class IterationTimer(Hook):
@@ -72,7 +79,10 @@ class IterationTimer(Hook):
 
 
 class PeriodicCheckpoint(Hook):
-    """Saves `model_<iteration>` every `period` steps (0: never) and `model_final` after the last one."""
+    """Saves `model_<iteration>` every `period` steps (0: never) and `model_final` after the last one.
+
+    A full disk ends the run only at the last step: until then somebody may make room.
+    """
 
     def __init__(self, period: int) -> None:
         self.period = period
@@ -83,25 +93,60 @@ class PeriodicCheckpoint(Hook):
         if done >= self.trainer.max_iter:
             self.trainer.save("model_final")
         elif self.period > 0 and done % self.period == 0:
-            self.trainer.save(f"model_{self.trainer.iter:07d}")
+            try:
+                self.trainer.save(f"model_{self.trainer.iter:07d}")
+            except OSError as error:
+                logger.error("Training goes on without a checkpoint of iteration %d: %s", self.trainer.iter, error)
 
 
 class PeriodicEvaluation(Hook):
-    """Evaluates every `period` steps (0: never) and after the last one; stores the results as scalars."""
+    """Evaluates every `period` steps (0: never) and after the last one; stores the results as scalars.
 
-    def __init__(self, period: int) -> None:
+    The file `last_evaluation` in `folder` says of which iteration results were written last: a resumed run makes up
+    for an evaluation that should have followed its checkpoint.
+    """
+
+    def __init__(self, period: int, folder: str | os.PathLike[str]) -> None:
         self.period = period
+        self._file = Path(folder, "last_evaluation")
+
+    def before_train(self) -> None:
+        """Make up for a lost evaluation; evaluate a run that has no steps left in any case."""
+        start = self.trainer.start_iter
+        if start == 0 and comm.is_main_process():
+            self._file.unlink(missing_ok=True)  # of an earlier run
+        if start > 0 and self._is_due(start) and not self._is_written(start - 1):
+            logger.info("The evaluation after iteration %d is missing and made now", start - 1)
+            self._evaluate(start - 1)
+        elif start >= self.trainer.max_iter:
+            self.trainer.evaluate()
 
     def after_step(self) -> None:
         """Evaluate when it is time; results become scalars such as `panoptic_seg/PQ`."""
-        done = self.trainer.iter + 1
-        if done >= self.trainer.max_iter or (self.period > 0 and done % self.period == 0):
-            for name, value in flatten_results(self.trainer.evaluate()).items():
-                self.trainer.storage.put_scalar(name, value, smoothing_hint=False)
+        if self._is_due(self.trainer.iter + 1):
+            self._evaluate(self.trainer.iter)
+
+    def _is_due(self, done: int) -> bool:
+        return done >= self.trainer.max_iter or (self.period > 0 and done % self.period == 0)
+
+    def _is_written(self, iteration: int) -> bool:
+        """What the main process finds; the others may not see its folder."""
+        found = self._file.is_file() and self._file.read_text(encoding="utf-8").strip() == str(iteration)
+        return comm.all_gather(found)[0]
+
+    def _evaluate(self, iteration: int) -> None:
+        for name, value in flatten_results(self.trainer.evaluate()).items():
+            self.trainer.storage.put_scalar(name, value, smoothing_hint=False, cur_iter=iteration)
+        self.trainer.flush()
+        if comm.is_main_process():
+            write_text(self._file, str(iteration))
 
 
 class PeriodicWriter(Hook):
-    """Lets writers write every `period` steps and after the last one."""
+    """Lets writers write after the first step, every `period` steps, after the last one, and before checkpoints.
+
+    A full disk does not end the run: the writers try again with the next values.
+    """
 
     def __init__(self, build_writers: Callable[[], Sequence[EventWriter]], period: int = 20) -> None:
         self.period = period
@@ -115,11 +160,20 @@ class PeriodicWriter(Hook):
     def after_step(self) -> None:
         """Write when it is time."""
         done = self.trainer.iter + 1
-        if done % self.period == 0 or done >= self.trainer.max_iter:
-            for writer in self._writers:
-                writer.write(self.trainer.storage)
+        if done % self.period == 0 or done in (self.trainer.start_iter + 1, self.trainer.max_iter):
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is new."""
+        self._for_each(lambda writer: writer.write(self.trainer.storage))
 
     def after_train(self) -> None:
         """Close the writers."""
+        self._for_each(lambda writer: writer.close())
+
+    def _for_each(self, act: Callable[[EventWriter], None]) -> None:
         for writer in self._writers:
-            writer.close()
+            try:
+                act(writer)
+            except OSError as error:
+                logger.error("%s cannot write: %s", type(writer).__name__, error)

@@ -29,6 +29,53 @@ GradientClipper = Callable[[Iterable[nn.Parameter]], Tensor]
 """Clips gradients in place; returns their norm over all parameters before clipping (scalar tensor)."""
 
 
+class ClippingOptimizer(Optimizer):
+    """Base of optimisers whose `step` clips the gradients first, so that every training loop gets clipping.
+
+    A loop that wants to see the norm before the step calls `clip_gradients` itself; `step` then does not repeat it.
+    """
+
+    _clip: GradientClipper
+    _is_clipped = False
+
+    def set_clipper(self, clip: GradientClipper) -> None:
+        """Say how to clip; to be called once, after the constructor."""
+        self._clip = clip
+        self._step_supports_amp_scaling = False  # a GradScaler must unscale the gradients before they are clipped
+
+    def clip_gradients(self) -> Tensor:
+        """Clip the gradients of all parameters now; returns their norm before (scalar tensor)."""
+        norm = self._clip(parameter for group in self.param_groups for parameter in group["params"])
+        self._is_clipped = True
+        return norm
+
+    def step(self, closure: Any = None) -> Any:
+        """Clip unless that is done, then update.
+
+        Raises:
+            ValueError: a closure is given; it would make new gradients after the clipping.
+        """
+        if closure is not None:
+            raise ValueError("an optimiser that clips takes no closure")
+        if not self._is_clipped:
+            self.clip_gradients()
+        self._is_clipped = False
+        return super().step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients; new ones are clipped again, also where the step was left out."""
+        self._is_clipped = False
+        super().zero_grad(set_to_none)
+
+
+class ClippingAdamW(ClippingOptimizer, AdamW):
+    """AdamW that clips."""
+
+
+class ClippingSGD(ClippingOptimizer, SGD):
+    """SGD that clips."""
+
+
 def parameter_groups(
     model: nn.Module,
     *,
@@ -73,11 +120,13 @@ def _unique_parameters(model: nn.Module) -> Iterator[tuple[str, str, nn.Module, 
                 yield module_name, name, module, parameter
 
 
-def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> ClippingOptimizer:
     """The optimiser that `SOLVER.OPTIMIZER` names ("ADAMW" or "SGD"), fused where PyTorch can.
 
+    It clips as `SOLVER.CLIP_GRADIENTS` says, see `build_gradient_clipper`.
+
     Raises:
-        ValueError: the name is unknown, or the model has nothing to train.
+        ValueError: a name is unknown, or the model has nothing to train.
     """
     solver = cfg.SOLVER
     groups = parameter_groups(
@@ -92,60 +141,47 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
         raise ValueError("the model has no trainable parameter: every one has requires_grad=False")
     fused = all(parameter.device.type in ("cpu", "cuda") for group in groups for parameter in group["params"])
     name = solver.OPTIMIZER.upper()
+    optimizer: ClippingOptimizer
     if name == "ADAMW":
-        return AdamW(groups, lr=solver.BASE_LR, fused=fused)
-    if name == "SGD":
+        optimizer = ClippingAdamW(groups, lr=solver.BASE_LR, fused=fused)
+    elif name == "SGD":
         momentum, nesterov = solver.MOMENTUM, solver.NESTEROV
-        return SGD(groups, lr=solver.BASE_LR, momentum=momentum, nesterov=nesterov, fused=fused)
-    raise ValueError(f"SOLVER.OPTIMIZER is {solver.OPTIMIZER!r}, expected ADAMW or SGD")
+        optimizer = ClippingSGD(groups, lr=solver.BASE_LR, momentum=momentum, nesterov=nesterov, fused=fused)
+    else:
+        raise ValueError(f"SOLVER.OPTIMIZER is {solver.OPTIMIZER!r}, expected ADAMW or SGD")
+    optimizer.set_clipper(build_gradient_clipper(cfg))
+    return optimizer
 
 
 def build_gradient_clipper(cfg: CfgNode) -> GradientClipper:
     """The clipping that `SOLVER.CLIP_GRADIENTS` describes.
 
     `CLIP_TYPE` "full_model" limits the norm (NORM_TYPE) over all parameters together to CLIP_VALUE, "norm" that
-    of every parameter by itself, "value" every element.
+    of every parameter by itself, "value" every element. A CLIP_VALUE of 0 means no clipping, as published.
 
     Raises:
         ValueError: the type is unknown.
     """
     clip = cfg.SOLVER.CLIP_GRADIENTS
+    if clip.CLIP_TYPE not in ("full_model", "norm", "value"):
+        raise ValueError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is {clip.CLIP_TYPE!r}, expected full_model, norm or value")
+    kind = clip.CLIP_TYPE if clip.ENABLED and clip.CLIP_VALUE > 0 else None
     value, norm_type = clip.CLIP_VALUE, clip.NORM_TYPE
 
-    def measure(parameters: Iterable[nn.Parameter]) -> Tensor:
-        return _total_norm(parameters, norm_type)
-
-    def full_model(parameters: Iterable[nn.Parameter]) -> Tensor:
-        return nn.utils.clip_grad_norm_(parameters, value, norm_type)
-
-    def per_parameter(parameters: Iterable[nn.Parameter]) -> Tensor:
+    def clip_gradients(parameters: Iterable[nn.Parameter]) -> Tensor:
         parameters = list(parameters)
-        norm = _total_norm(parameters, norm_type)
-        for parameter in parameters:
-            nn.utils.clip_grad_norm_(parameter, value, norm_type)
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        norm = nn.utils.get_total_norm(gradients, norm_type)
+        if kind == "full_model":
+            nn.utils.clip_grads_with_norm_(parameters, value, norm)
+        elif kind == "norm":
+            for parameter in parameters:
+                nn.utils.clip_grad_norm_(parameter, value, norm_type)
+        elif kind == "value":
+            nn.utils.clip_grad_value_(parameters, value)
         return norm
 
-    def per_value(parameters: Iterable[nn.Parameter]) -> Tensor:
-        parameters = list(parameters)
-        norm = _total_norm(parameters, norm_type)
-        nn.utils.clip_grad_value_(parameters, value)
-        return norm
-
-    if not clip.ENABLED:
-        return measure
-    clippers: dict[str, GradientClipper] = {
-        "full_model": full_model,
-        "norm": per_parameter,
-        "value": per_value,
-    }
-    if clip.CLIP_TYPE not in clippers:
-        raise ValueError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is {clip.CLIP_TYPE!r}, expected one of {sorted(clippers)}")
-    return clippers[clip.CLIP_TYPE]
-
-
-def _total_norm(parameters: Iterable[nn.Parameter], norm_type: float) -> Tensor:
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    return nn.utils.get_total_norm(gradients, norm_type)
+    return clip_gradients
 
 
 def nonfinite_gradients(model: nn.Module, *, limit: int = 3) -> list[str]:

@@ -16,6 +16,8 @@ from mask2former.d2.config_file import merge_config_file, merge_key_values
 from mask2former.d2.data import DatasetCatalog
 from mask2former.data.datasets.metadata import categories_of, dataset_metadata
 from mask2former.engine.command import HANDLER, add_import_option, import_modules
+from mask2former.engine.agreement import failing_together
+from mask2former.engine.checks import check_output_dir
 from mask2former.files import write_text
 
 logger = logging.getLogger(__name__)
@@ -78,9 +80,7 @@ def setup(args: argparse.Namespace, cfg: CfgNode) -> CfgNode:
     import_modules(getattr(args, "modules", ()))
     cfg = load_cfg(cfg, args.config_file, args.opts)
     output_dir = Path(cfg.OUTPUT_DIR)
-    if comm.is_main_process():
-        output_dir.mkdir(parents=True, exist_ok=True)
-    comm.synchronize()
+    make_output_dir(cfg)
     setup_logging(output_dir, rank=comm.get_rank())
     logger.info("Arguments: %s", vars(args))
     logger.info("Environment: %s", describe_environment())
@@ -88,6 +88,16 @@ def setup(args: argparse.Namespace, cfg: CfgNode) -> CfgNode:
     if comm.is_main_process():
         write_config(cfg, output_dir / "config.yaml")
     return cfg
+
+
+def make_output_dir(cfg: CfgNode) -> None:
+    """Make OUTPUT_DIR; every process calls it, for each writes its log there.
+
+    Raises:
+        SetupError: it cannot be made or written.
+    """
+    with failing_together():
+        check_output_dir(cfg)
 
 
 def load_cfg(cfg: CfgNode, config_file: str = "", opts: Sequence[str] = ()) -> CfgNode:

@@ -1,8 +1,12 @@
 """The training loop, built from a config."""
 
 import logging
+import signal
+import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +20,12 @@ from mask2former.checkpoint import Checkpointer
 from mask2former.d2 import comm
 from mask2former.d2.config import CfgNode
 from mask2former.d2.evaluation import DatasetEvaluator
-from mask2former.d2.events import EventStorage
+from mask2former.d2.events import bounded_event_storage
 from mask2former.d2.modeling import build_model
 from mask2former.data.loader import build_test_loader, build_train_loader
+from mask2former.engine.agreement import OtherProcessError, failing_together, translated
 from mask2former.engine.checks import check_setup
-from mask2former.engine.finite import FiniteGuard
+from mask2former.engine.finite import FiniteGuard, NonFiniteError, RunningStatistics, check_state
 from mask2former.engine.hooks import (
     Hook,
     IterationTimer,
@@ -28,12 +33,26 @@ from mask2former.engine.hooks import (
     PeriodicEvaluation,
     PeriodicWriter,
 )
-from mask2former.engine.interrupt import StopRequest
+from mask2former.engine.interrupt import StopRequest, raise_stop
 from mask2former.engine.optimizer import build_gradient_clipper, build_optimizer
 from mask2former.engine.precision import Precision
+from mask2former.engine.resume import (
+    apply_settings,
+    changed_settings,
+    check_same_start,
+    flat_settings,
+    optimizer_settings,
+)
 from mask2former.engine.schedules import build_lr_scheduler
 from mask2former.engine.seed import seed_everything, with_seed
-from mask2former.engine.setup import use_available_device, with_categories, write_config
+from mask2former.engine.setup import (
+    make_output_dir,
+    setup_logging,
+    use_available_device,
+    with_categories,
+    write_config,
+)
+from mask2former.engine.summary import log_run
 from mask2former.engine.test_time_augmentation import SemanticSegmentorWithTTA, semantic_only
 from mask2former.engine.writers import EventWriter, JSONWriter, LogWriter, TensorBoardWriter
 from mask2former.evaluation.build import build_evaluators
@@ -58,54 +77,78 @@ class Trainer:
     def __init__(self, cfg: CfgNode) -> None:
         """Check the setup and build everything but the loader, whose start depends on `resume_or_load`.
 
+        OUTPUT_DIR gets the config as `config.yaml`, and a log if nobody has set up logging yet, as in a notebook.
+
         Raises:
             SetupError: config, data and machine do not fit together, see `mask2former.engine.checks`.
         """
+        make_output_dir(cfg)
+        if not logging.getLogger().handlers:
+            setup_logging(Path(cfg.OUTPUT_DIR), rank=comm.get_rank())
         self.check_setup(cfg)
         self._seed_was_drawn = cfg.SEED < 0
         seed = comm.shared_random_seed() if self._seed_was_drawn else cfg.SEED
-        self.cfg = with_categories(with_seed(use_available_device(cfg), seed))
-        if comm.is_main_process():
-            write_config(self.cfg, Path(cfg.OUTPUT_DIR) / "config.yaml")
-        logger.info("Seed: %d", seed)
-        seed_everything(seed)
-        self.raw_model = self.build_model(self.cfg)
+        with failing_together():
+            self.cfg = with_categories(with_seed(use_available_device(cfg), seed))
+            if comm.is_main_process():
+                write_config(self.cfg, Path(cfg.OUTPUT_DIR, "config.yaml"))
+            self._build(self.cfg)
+        self.model = _distributed(self.raw_model)
+        self.start_iter = self.iter = 0
+        self.max_iter: int = self.cfg.SOLVER.MAX_ITER
+        self.storage = bounded_event_storage(0)
+        self.results: dict[str, Any] = {}
+        self._is_loaded = False
+        self._last_update: int | None = None  # iteration whose update the weights hold; None while they change
+        self._last_saved: int | None = None
+        self._state_lock = threading.RLock()  # held while weights change, and while they are saved
+        self._stop = StopRequest(at_deadline=self._save_interrupted)
+        self._agreed_stop: int | None = None
+        self._hooks: list[Hook] = []
+        self.register_hooks(self.build_hooks())
+
+    def _build(self, cfg: CfgNode) -> None:
+        logger.info("Seed: %d", cfg.SEED)
+        seed_everything(cfg.SEED)
+        self.raw_model = self.build_model(cfg)
         self.raw_model.train()
-        self.optimizer = self.build_optimizer(self.cfg, self.raw_model)
-        self.scheduler = self.build_lr_scheduler(self.cfg, self.optimizer)
-        self.precision = Precision.from_config(self.cfg, torch.device(self.cfg.MODEL.DEVICE))
+        self.optimizer = self.build_optimizer(cfg, self.raw_model)
+        clip = partial(build_gradient_clipper(cfg), list(self.raw_model.parameters()))
+        self._clip_gradients: Callable[[], Tensor] = getattr(self.optimizer, "clip_gradients", clip)
+        self.scheduler = self.build_lr_scheduler(cfg, self.optimizer)
+        self.precision = Precision.from_config(cfg, torch.device(cfg.MODEL.DEVICE))
         self.scaler = self.precision.build_scaler()
         self.guard = FiniteGuard(self.raw_model, self.scaler)
-        self.clip_gradients = build_gradient_clipper(self.cfg)
+        self._statistics = RunningStatistics(self.raw_model)
         self.checkpointer = Checkpointer(
             self.raw_model,
-            self.cfg.OUTPUT_DIR,
+            cfg.OUTPUT_DIR,
             optimizer=self.optimizer,
             scheduler=self.scheduler,
             scaler=self.scaler,
         )
-        self.model = _distributed(self.raw_model)
-        self.start_iter = self.iter = 0
-        self.max_iter: int = self.cfg.SOLVER.MAX_ITER
-        self.storage = EventStorage(0)
-        self.results: dict[str, Any] = {}
-        self._last_update: int | None = None  # iteration whose update the weights hold; None while they change
-        self._hooks: list[Hook] = []
-        self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume: bool = True, *, strict: bool = False) -> None:
         """Continue from the last checkpoint in OUTPUT_DIR if `resume` and there is one; else MODEL.WEIGHTS.
 
         With `strict` the latter must hold exactly the weights of the model.
 
-        A resumed run goes on with the seed in the checkpoint unless SEED is set (not negative).
+        A resumed run goes on with the seed in the checkpoint unless SEED is set (not negative). Settings that differ
+        from those of the checkpoint are named, and take effect.
         """
-        state = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume, strict=strict)
-        if "iteration" in state:
-            self.start_iter = self.iter = state["iteration"] + 1
-            if self._seed_was_drawn:
-                self.cfg = with_seed(self.cfg, state["seed"])
-            logger.info("Resuming at iteration %d with seed %d", self.start_iter, self.cfg.SEED)
+        self._is_loaded = True
+        settings = optimizer_settings(self.optimizer)
+        with failing_together():
+            state = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume, strict=strict)
+            if "iteration" in state:
+                self.start_iter = self.iter = state["iteration"] + 1
+                if self._seed_was_drawn:
+                    self.cfg = with_seed(self.cfg, state["seed"])
+                logger.info("Resuming at iteration %d with seed %d", self.start_iter, self.cfg.SEED)
+                for change in changed_settings(state.get("settings", {}), self.cfg):
+                    logger.warning("Changed since the checkpoint: %s", change)
+                apply_settings(settings, self.optimizer, self.scheduler)
+        check_same_start(self.start_iter, self.cfg.OUTPUT_DIR)
 
     def register_hooks(self, hooks: Iterable[Hook | None]) -> None:
         """Add hooks (None is skipped); they are called in the order of registration."""
@@ -119,7 +162,7 @@ class Trainer:
         hooks: list[Hook] = [
             IterationTimer(),
             PeriodicCheckpoint(self.cfg.SOLVER.CHECKPOINT_PERIOD),
-            PeriodicEvaluation(self.cfg.TEST.EVAL_PERIOD),
+            PeriodicEvaluation(self.cfg.TEST.EVAL_PERIOD, self.cfg.OUTPUT_DIR),
         ]
         if comm.is_main_process():
             hooks.append(PeriodicWriter(self.build_writers))
@@ -137,38 +180,51 @@ class Trainer:
     def train(self) -> dict[str, Any]:
         """Run iterations `start_iter` to `max_iter`; returns the results of the last evaluation.
 
-        On an error, SIGINT or SIGTERM the last completed step is saved as `model_interrupted`, with which
-        `resume_or_load(resume=True)` continues, and the error is raised again.
+        MODEL.WEIGHTS is loaded unless `resume_or_load` was called before.
+
+        On an error in any process, SIGINT or SIGTERM the last completed step is saved as `model_interrupted`, with
+        which `resume_or_load(resume=True)` continues, and the error is raised again.
         """
-        if self.start_iter >= self.max_iter:
-            logger.info("All %d iterations are done already: evaluating only", self.max_iter)
-            return self.evaluate()
-        logger.info("Training from iteration %d to %d", self.start_iter, self.max_iter)
-        batches = iter(self.build_train_loader(self.cfg, start_iteration=self.start_iter))
-        with EventStorage(self.start_iter) as self.storage:
+        if not self._is_loaded:
+            self.resume_or_load(resume=False)
+        if self.start_iter == 0:
+            self.checkpointer.start_anew()
+        with self._stop, bounded_event_storage(self.start_iter) as self.storage:
             try:
                 self._call_hooks("before_train")
-                self._run_steps(batches)
-            except BaseException as error:
-                if isinstance(error, Exception):
-                    logger.exception("Training failed at iteration %d", self.iter)
+                self._run_steps()
+            except BaseException as raised:
+                self._stop.hold()
+                error = translated(raised)
+                self._report(error)
                 self._save_interrupted()
+                if self._stop.signal is not None and isinstance(error, OtherProcessError):
+                    raise_stop(self._stop.signal)  # the other processes were told to stop, too
+                if error is not raised:
+                    raise error from None
                 raise
             finally:
                 self._call_hooks("after_train")
         return self.results
 
-    def _run_steps(self, batches: Iterator[list[dict[str, Any]]]) -> None:
-        with StopRequest() as stop:
-            for iteration in range(self.start_iter, self.max_iter):
-                self.iter = iteration
-                self._call_hooks("before_step")
-                self.run_step(batches)
-                self._call_hooks("after_step")
-                self.storage.step()
-                if stop.signal is not None:
-                    break
-        stop.raise_again()
+    def _run_steps(self) -> None:
+        if self.start_iter >= self.max_iter:
+            logger.info("All %d iterations are done already", self.max_iter)
+            return
+        with failing_together():
+            loader = self.build_train_loader(self.cfg, start_iteration=self.start_iter)
+            batches = iter(loader)
+        self._statistics.keep()
+        log_run(self.cfg, self.raw_model, loader, start_iter=self.start_iter)
+        for iteration in range(self.start_iter, self.max_iter):
+            self.iter = iteration
+            self._call_hooks("before_step")
+            self.run_step(batches)
+            self._call_hooks("after_step")
+            self.storage.step()
+            stop = self._stop.signal if comm.get_world_size() == 1 else self._agreed_stop
+            if stop is not None and iteration + 1 < self.max_iter:
+                raise_stop(stop)
 
     def run_step(self, batches: Iterator[list[dict[str, Any]]]) -> None:
         """One iteration: batch, losses, gradients, update of weights and learning rate."""
@@ -184,32 +240,80 @@ class Trainer:
         self.scaler.scale(total_loss).backward()
         self.scaler.unscale_(self.optimizer)
         self._call_hooks("after_backward")
-        grad_norm = self.clip_gradients(self.raw_model.parameters())
-        scalars = self.guard.read(self.iter, {"total_loss": total_loss, **losses}, grad_norm, batch)
+        stops = (signal.SIGINT, signal.SIGTERM)
+        scalars, stopping = self.guard.read(
+            self.iter,
+            {"total_loss": total_loss, **losses},
+            self._clip_gradients(),
+            batch,
+            flags=[self._stop.signal == number for number in stops],
+        )
+        self._agreed_stop = next((number for number, is_set in zip(stops, stopping, strict=True) if is_set), None)
+        learning_rate = max(group["lr"] for group in self.optimizer.param_groups)
         self._update()
-        for name, value in {"data_time": data_time, **scalars}.items():
-            self.storage.put_scalar(name, value)
+        if comm.is_main_process():
+            for name, value in {"data_time": data_time, **scalars}.items():
+                self.storage.put_scalar(name, value)
+            self.storage.put_scalar("lr", learning_rate, smoothing_hint=False)
 
     def _update(self) -> None:
         """Step of optimiser (left out by the scaler after an overflow), scaler and schedule: all or none."""
-        self._last_update = None
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.storage.put_scalar("lr", max(self.scheduler.get_last_lr()), smoothing_hint=False)
-        self.scheduler.step()
-        self._last_update = self.iter
+        with self._state_lock:
+            self._last_update = None
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.scheduler.step()
+            self._statistics.keep()
+            self._last_update = self.iter
 
     def save(self, name: str) -> None:
-        """Write a checkpoint of the last completed step, OUTPUT_DIR/<name>.pth; any process may call it."""
-        if self._last_update is None:
-            raise RuntimeError("no step has been completed, there is nothing to save")
-        self.checkpointer.save(
-            name, iteration=self._last_update, seed=self.cfg.SEED, categories=self.cfg.MODEL.CATEGORIES
-        )
+        """Write a checkpoint of the last completed step, OUTPUT_DIR/<name>.pth; any process may call it.
+
+        Metrics are written first: a run that resumes from the checkpoint would not see them again.
+
+        Raises:
+            NonFiniteError: a weight or a statistic is not finite.
+            OSError: the file cannot be written.
+        """
+        with self._state_lock:
+            if self._last_update is None:
+                raise RuntimeError("no step has been completed, there is nothing to save")
+            self.flush()
+            if comm.is_main_process():
+                check_state(self.raw_model)
+            self.checkpointer.save(
+                name,
+                iteration=self._last_update,
+                seed=self.cfg.SEED,
+                settings=flat_settings(self.cfg),
+                categories=self.cfg.MODEL.CATEGORIES,
+            )
+            self._last_saved = self._last_update
+
+    def flush(self) -> None:
+        """Let hooks write what they hold back."""
+        for hook in self._hooks:
+            getattr(hook, "flush", lambda: None)()  # hooks of Detectron2 have none
+
+    def _report(self, error: BaseException) -> None:
+        if isinstance(error, OtherProcessError):
+            logger.error("Stopped at iteration %d: %s", self.iter, error)
+        elif isinstance(error, Exception):
+            logger.exception("Training failed at iteration %d", self.iter)
 
     def _save_interrupted(self) -> None:
-        if self._last_update is not None:
-            self.save("model_interrupted")
+        """Save the last completed step in the main process; failures are logged, for there is an error already."""
+        with self._state_lock, _side_stream(self.raw_model):
+            if self._last_update is None or not comm.is_main_process():
+                return
+            if self._last_update != self.iter:
+                self._statistics.restore()
+            try:
+                if self._last_saved != self._last_update:
+                    self.save("model_interrupted")
+            except (OSError, NonFiniteError) as error:
+                logger.error("The last steps are lost, the checkpoint before them stays: %s", error)
+                return
             logger.warning("Interrupted: the run continues at iteration %d with --resume", self._last_update + 1)
 
     def _call_hooks(self, moment: str) -> None:
@@ -298,5 +402,16 @@ def _distributed(model: nn.Module) -> nn.Module:
     """The model itself in a single process, else a wrapper that averages gradients over processes."""
     if comm.get_world_size() == 1:
         return model
-    on_gpu = next(model.parameters()).device.type == "cuda"
-    return DistributedDataParallel(model, device_ids=[torch.cuda.current_device()] if on_gpu else None)
+    devices = [torch.cuda.current_device()] if _is_on_gpu(model) else None
+    wrapper = DistributedDataParallel(model, device_ids=devices)
+    wrapper.broadcast_buffers = False  # as published; the argument of this name warns in new PyTorch
+    return wrapper
+
+
+def _is_on_gpu(model: nn.Module) -> bool:
+    return next(model.parameters()).device.type == "cuda"
+
+
+def _side_stream(model: nn.Module) -> AbstractContextManager[Any]:
+    """Where weights can be copied from although the work that was queued before does not end."""
+    return torch.cuda.stream(torch.cuda.Stream()) if _is_on_gpu(model) else nullcontext()

@@ -32,32 +32,33 @@ class EventWriter(Protocol):
 
 
 class _NewScalars:
-    """Remembers up to which iteration scalars were written."""
+    """Remembers of which iteration each scalar was written."""
 
-    def __init__(self, start_iter: int) -> None:
-        self._last_written = start_iter - 1
+    def __init__(self) -> None:
+        self._written: dict[str, int] = {}
 
     def take(self, storage: EventStorage) -> dict[int, dict[str, float]]:
         """Scalars put since the last call, smoothed where they ask for it: {iteration: {name: value}}."""
         new: dict[int, dict[str, float]] = {}
         for name, (value, iteration) in storage.latest_with_smoothing_hint(WINDOW).items():
-            if iteration > self._last_written:
+            if self._written.get(name) != iteration:
                 new.setdefault(iteration, {})[name] = float(value)
-        self._last_written = max([self._last_written, *new])
+                self._written[name] = iteration
         return dict(sorted(new.items()))
 
 
 class JSONWriter:
     """One JSON object a line: `{"iteration": 39, "total_loss": 21.3, "lr": 0.0001, ...}`.
 
-    A resumed run (`start_iter` > 0) continues the file: lines from `start_iter` on, which the interrupted run
-    wrote after the checkpoint, are dropped, so that every iteration appears once. A new run keeps the file of
-    an earlier one under the added ending `.old`. Values that are not finite become null.
+    Results of an evaluation get a line of their own where that of the iteration is written already. A resumed run
+    (`start_iter` > 0) continues the file: lines from `start_iter` on, which the interrupted run wrote after the
+    checkpoint, are dropped, so that nothing appears twice. A new run keeps the file of an earlier one under the added
+    ending `.old`. Values that are not finite become null.
     """
 
     def __init__(self, path: str | Path, *, start_iter: int = 0) -> None:
         self._path = Path(path)
-        self._new = _NewScalars(start_iter)
+        self._new = _NewScalars()
         if self._path.exists():
             if start_iter > 0:
                 self._drop_lines_from(start_iter)
@@ -98,7 +99,7 @@ class TensorBoardWriter:
             SummaryWriter,
         )  # takes seconds to import, and only training needs it
 
-        self._new = _NewScalars(start_iter)
+        self._new = _NewScalars()
         # on resuming, TensorBoard hides what the interrupted run wrote after the checkpoint
         self._writer = SummaryWriter(str(log_dir), purge_step=start_iter or None)
 
@@ -118,12 +119,14 @@ class LogWriter:
 
     def __init__(self, max_iter: int) -> None:
         self._max_iter = max_iter
+        self._logged: int | None = None
 
     def write(self, storage: EventStorage) -> None:
         """Log one line; the losses of auxiliary predictions are left to the other writers."""
         histories = storage.histories()
-        if "time" not in histories:
+        if "time" not in histories or self._logged == storage.iter:
             return
+        self._logged = storage.iter
         median = {name: history.median(WINDOW) for name, history in histories.items()}
         done = storage.iter + 1
         seconds_left = histories["time"].global_avg() * (self._max_iter - done)

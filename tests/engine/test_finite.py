@@ -5,7 +5,14 @@ import torch
 from torch import nn
 from torch.amp import GradScaler
 
-from mask2former.engine.finite import MAX_SKIPPED_STEPS, FiniteGuard, NonFiniteError, describe_batch
+from mask2former.engine.finite import (
+    MAX_SKIPPED_STEPS,
+    FiniteGuard,
+    NonFiniteError,
+    RunningStatistics,
+    check_state,
+    describe_batch,
+)
 
 BATCH = [{"file_name": "a.jpg", "image_id": 3}, {"image": None}]
 GOOD = {
@@ -20,11 +27,9 @@ def guard(*, scaler=False):
 
 
 def test_values():
-    assert guard().read(0, GOOD, torch.tensor(0.25), BATCH) == {
-        "loss_ce": 1.5,
-        "loss_mask": 2.0,
-        "grad_norm": 0.25,
-    }
+    values = {"loss_ce": 1.5, "loss_mask": 2.0, "grad_norm": 0.25}
+    assert guard().read(0, GOOD, torch.tensor(0.25), BATCH) == (values, [])
+    assert guard().read(0, GOOD, torch.tensor(0.25), BATCH, flags=[False, True]) == (values, [False, True])
 
 
 def test_loss_is_refused_also_under_loss_scaling():
@@ -51,3 +56,31 @@ def test_overflows_pass_under_loss_scaling_until_they_are_too_many():
 def test_batch_without_names():
     assert describe_batch(BATCH) == "a.jpg (image_id 3), ? (image_id ?)"
     assert describe_batch([]) == ""
+
+
+def test_statistics_go_back_to_before_the_forward_pass():
+    model = nn.Sequential(nn.BatchNorm1d(2), nn.BatchNorm1d(2, track_running_stats=False), nn.Linear(2, 1))
+    statistics = RunningStatistics(model)
+    model(torch.randn(4, 2))
+    statistics.keep()
+    expected = {name: value.clone() for name, value in model.state_dict().items()}
+    assert expected["0.running_mean"].any()
+    model(torch.full((4, 2), float("nan")))
+    assert model[0].running_mean.isnan().all()
+    statistics.restore()
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_model_without_statistics():
+    statistics = RunningStatistics(nn.Linear(2, 1))
+    statistics.keep()
+    statistics.restore()
+
+
+def test_state_that_is_not_finite_is_named():
+    model = nn.Sequential(nn.BatchNorm1d(2), nn.Embedding(2, 2))
+    check_state(model)
+    model[0].running_var[1] = float("inf")
+    with pytest.raises(NonFiniteError, match=r"^0\.running_var: not finite$"):
+        check_state(model)

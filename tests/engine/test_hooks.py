@@ -20,6 +20,7 @@ def run(hook, steps, start=0, max_iter=None):
     log = []
     trainer = SimpleNamespace(max_iter=max_iter or steps, start_iter=start, iter=start)
     trainer.save = log.append
+    trainer.flush = lambda: log.append("flush")
 
     def evaluate():
         log.append(f"evaluate {trainer.iter}")
@@ -54,11 +55,51 @@ def test_interrupted_run_writes_no_final_checkpoint():
     assert run(PeriodicCheckpoint(2), 3, max_iter=5)[0] == ["model_0000001"]
 
 
+def test_a_full_disk_ends_the_run_only_at_its_last_step(caplog):
+    class Full(PeriodicCheckpoint):
+        def after_step(self):
+            self.trainer.save = self.refuse
+            super().after_step()
+
+        def refuse(self, name):
+            tried.append(name)
+            raise OSError("No space left on device")
+
+    tried = []
+    with pytest.raises(OSError, match="No space"):
+        run(Full(2), 5)
+    assert tried == ["model_0000001", "model_0000003", "model_final"]
+    assert "Training goes on without a checkpoint of iteration 3: No space left on device" in caplog.text
+
+
 @pytest.mark.parametrize(("period", "expected"), [(2, [1, 3, 4]), (0, [4]), (5, [4])])
-def test_evaluations(period, expected):
-    log, storage = run(PeriodicEvaluation(period), 5)
-    assert log == [f"evaluate {iteration}" for iteration in expected]
+def test_evaluations(tmp_path, period, expected):
+    log, storage = run(PeriodicEvaluation(period, tmp_path), 5)
+    assert log == [entry for iteration in expected for entry in (f"evaluate {iteration}", "flush")]
     assert storage.latest()["segm/AP"] == (4.0, 4)
+    assert (tmp_path / "last_evaluation").read_text() == "4"
+
+
+@pytest.mark.parametrize(
+    ("written", "start", "made_up"),
+    [("1", 4, True), (None, 4, True), ("3", 4, False), (None, 3, False), ("3", 0, False)],
+)
+def test_a_lost_evaluation_is_made_up(tmp_path, written, start, made_up):
+    """Every second step: a run that goes on at iteration 4 must have results of iteration 3."""
+    if written is not None:
+        (tmp_path / "last_evaluation").write_text(written)
+    log, storage = run(PeriodicEvaluation(2, tmp_path), start, start=start, max_iter=9)
+    assert bool(log) == made_up
+    if made_up:
+        assert storage.latest()["segm/AP"] == (4.0, 3)
+    assert (tmp_path / "last_evaluation").exists() == (start != 0 and (made_up or written is not None))
+
+
+def test_a_finished_run_is_evaluated_again_without_new_metrics(tmp_path):
+    (tmp_path / "last_evaluation").write_text("3")
+    log, storage = run(PeriodicEvaluation(0, tmp_path), 4, start=4)
+    assert log == ["evaluate 4"]
+    assert not storage.latest()
 
 
 def test_writers_are_opened_used_and_closed():
@@ -66,8 +107,19 @@ def test_writers_are_opened_used_and_closed():
     writer = SimpleNamespace(write=lambda storage: calls.append(storage.iter), close=lambda: calls.append("closed"))
     hook = PeriodicWriter(lambda: calls.append("opened") or [writer], period=2)
     assert calls == []
-    run(hook, 5)
-    assert calls == ["opened", 1, 3, 4, "closed"]
+    run(hook, 8, start=2, max_iter=9)
+    assert calls == ["opened", 2, 3, 5, 7, "closed"]
+
+
+def test_writers_that_fail_do_not_end_the_run(caplog):
+    def fail(*args):
+        raise OSError("No space left on device")
+
+    written = []
+    good = SimpleNamespace(write=lambda storage: written.append(storage.iter), close=lambda: written.append("closed"))
+    run(PeriodicWriter(lambda: [SimpleNamespace(write=fail, close=fail), good], period=2), 2)
+    assert written == [0, 1, "closed"]
+    assert caplog.text.count("SimpleNamespace cannot write: No space left on device") == 3
 
 
 def test_timer(caplog):

@@ -95,7 +95,7 @@ def test_optimizer_by_name(name, kind):
     cfg.SOLVER.OPTIMIZER = name
     cfg.SOLVER.BASE_LR = 1e-4
     optimizer = build_optimizer(cfg, Model())
-    assert type(optimizer) is kind
+    assert isinstance(optimizer, kind)
     assert max(group["lr"] for group in optimizer.param_groups) == 1e-4
     if name == "SGD":
         assert all(group["momentum"] == cfg.SOLVER.MOMENTUM for group in optimizer.param_groups)
@@ -147,6 +147,9 @@ def parameters_with_gradients():
         ("full_model", 10.0, [[3.0, 0.0], [0.0, -4.0]]),
         ("norm", 1.0, [[1.0, 0.0], [0.0, -1.0]]),
         ("value", 3.5, [[3.0, 0.0], [0.0, -3.5]]),
+        ("full_model", 0.0, [[3.0, 0.0], [0.0, -4.0]]),
+        ("norm", 0.0, [[3.0, 0.0], [0.0, -4.0]]),
+        ("value", 0.0, [[3.0, 0.0], [0.0, -4.0]]),
     ],
 )
 def test_clipping(kind, value, expected):
@@ -176,3 +179,73 @@ def test_nonfinite_gradients_are_named():
     model[1].bias.grad = torch.tensor([float("inf")])
     assert nonfinite_gradients(model) == ["1.weight", "1.bias"]
     assert nonfinite_gradients(model, limit=1) == ["1.weight"]
+
+
+def clipping_optimizer(name, model, **clip):
+    cfg = clip_cfg("full_model", 0.5, **clip)
+    cfg.SOLVER.OPTIMIZER = name
+    cfg.SOLVER.BASE_LR, cfg.SOLVER.MOMENTUM, cfg.SOLVER.WEIGHT_DECAY = 1.0, 0.0, 0.0
+    return build_optimizer(cfg, model)
+
+
+def backward(model, scaler=None):
+    """Gradient (30, 40) of a weight (1, 2)."""
+    loss = model(torch.tensor([[30.0, 40.0]])).sum()
+    (scaler.scale(loss) if scaler else loss).backward()
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("looked", [False, True])
+def test_step_clips_by_itself(scaled, looked):
+    """As any training loop calls it, also Detectron2's with its scaler, and ours, which wants the norm first."""
+    model = nn.Linear(2, 1, bias=False)
+    nn.init.zeros_(model.weight)
+    optimizer = clipping_optimizer("SGD", model)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    scaler = torch.amp.GradScaler("cpu", enabled=scaled)
+    for step in (1, 2):
+        optimizer.zero_grad()
+        backward(model, scaler)
+        if looked:
+            scaler.unscale_(optimizer)
+            assert optimizer.clip_gradients().item() == pytest.approx(50.0)
+        scaler.step(optimizer)
+        scaler.update()
+        scheduler.step()
+        torch.testing.assert_close(model.weight.data, step * torch.tensor([[-0.3, -0.4]]), rtol=1e-5, atol=1e-5)
+
+
+def test_a_norm_that_was_looked_at_counts_for_one_step():
+    """Gradients of a step that was left out do not let the next one go unclipped."""
+    model = nn.Linear(2, 1, bias=False)
+    nn.init.zeros_(model.weight)
+    optimizer = clipping_optimizer("SGD", model)
+    backward(model)
+    optimizer.clip_gradients()
+    optimizer.zero_grad()
+    backward(model)
+    optimizer.step()
+    torch.testing.assert_close(model.weight.data, torch.tensor([[-0.3, -0.4]]), rtol=1e-5, atol=1e-5)
+
+
+def test_clipping_adamw_is_adamw_on_clipped_gradients():
+    torch.manual_seed(0)
+    model, other = nn.Linear(2, 1, bias=False), nn.Linear(2, 1, bias=False)
+    other.load_state_dict(model.state_dict())
+    optimizer = clipping_optimizer("ADAMW", model)
+    reference = torch.optim.AdamW(other.parameters(), lr=1.0, weight_decay=0.0)
+    for factor in (1.0, 0.001):
+        optimizer.zero_grad()
+        (factor * model(torch.tensor([[30.0, 40.0]]))).sum().backward()
+        optimizer.step()
+        other.weight.grad = torch.tensor([[0.3, 0.4]]) if factor == 1.0 else torch.tensor([[0.03, 0.04]])
+        reference.step()
+    torch.testing.assert_close(model.weight, other.weight)
+    assert optimizer.state_dict()["param_groups"][0].keys() == reference.state_dict()["param_groups"][0].keys() | {
+        "fused"
+    }
+
+
+def test_a_closure_is_refused():
+    with pytest.raises(ValueError, match="closure"):
+        build_optimizer(get_cfg(), nn.Linear(1, 1)).step(lambda: 0.0)

@@ -1,10 +1,15 @@
 """Where training code writes scalars and images, to be read by whoever logs them."""
 
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from fvcore.common.history_buffer import HistoryBuffer
+
+HISTORY = 1000
+"""So many of the last values of each scalar are kept: enough to smooth, little however long the run."""
 
 _CURRENT: list["EventStorage"] = []
 
@@ -17,11 +22,11 @@ def get_event_storage() -> "EventStorage":
 
 
 class EventStorage:
-    """Scalars with their history, and images, each with the iteration at which it was put."""
+    """Scalars with their latest values, and images, each with the iteration at which it was put."""
 
     def __init__(self, start_iter: int = 0) -> None:
         self.iter = start_iter
-        self._histories: dict[str, HistoryBuffer] = {}
+        self._history: dict[str, HistoryBuffer] = defaultdict(partial(HistoryBuffer, max_length=HISTORY))
         self._smoothing_hints: dict[str, bool] = {}
         self._latest: dict[str, tuple[float, int]] = {}
         self._prefix = ""
@@ -55,7 +60,7 @@ class EventStorage:
         if self._smoothing_hints.setdefault(name, smoothing_hint) != smoothing_hint:
             raise AssertionError(f"Scalar {name} was put with another smoothing_hint before.")
         iteration = self._iter if cur_iter is None else cur_iter
-        self._histories.setdefault(name, HistoryBuffer()).update(float(value), iteration)
+        self._history[name].update(float(value), iteration)
         self._latest[name] = (float(value), iteration)
 
     def put_scalars(self, *, smoothing_hint: bool = True, cur_iter: int | None = None, **kwargs: Any) -> None:
@@ -72,14 +77,14 @@ class EventStorage:
         self._vis_data.clear()
 
     def history(self, name: str) -> HistoryBuffer:
-        """All values of a scalar; KeyError for an unknown name."""
-        if name not in self._histories:
+        """The last values of a scalar; KeyError for an unknown name."""
+        if name not in self._history:
             raise KeyError(f"No scalar named {name} was put.")
-        return self._histories[name]
+        return self._history[name]
 
     def histories(self) -> dict[str, HistoryBuffer]:
-        """All values of all scalars."""
-        return self._histories
+        """The last values of all scalars."""
+        return self._history
 
     def latest(self) -> dict[str, tuple[float, int]]:
         """The last value of each scalar, with its iteration."""
@@ -97,11 +102,11 @@ class EventStorage:
         }
 
     def _smoothed(self, name: str, window_size: int) -> float:
-        return self._histories[name].median(self.count_samples(name, window_size))
+        return self._history[name].median(self.count_samples(name, window_size))
 
     def count_samples(self, name: str, window_size: int = 20) -> int:
         """How many values of a scalar were put in the last `window_size` iterations."""
-        values = self._histories[name].values()
+        values = self._history[name].values()
         first = values[-1][1] - window_size
         count = 0
         for _, iteration in reversed(values):

@@ -1,0 +1,101 @@
+"""Bad ends of a training with two processes: all end, nobody waits, the last step is saved, one of them says so."""
+
+import os
+import signal
+import time
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from tests.helpers import distributed_cases as cases
+from tests.helpers.processes import run_processes, wait_for
+
+pytestmark = pytest.mark.skipif(
+    not dist.is_available() or not dist.is_gloo_available(), reason="PyTorch was built without gloo"
+)
+
+
+def saved_iteration(folder):
+    return torch.load(folder / "model_interrupted.pth", weights_only=True)["iteration"]
+
+
+def assert_only_main_process_says_it_saved(ended):
+    assert "Interrupted: the run continues at iteration" in ended[0].output
+    assert "Interrupted: the run continues" not in ended[1].output
+
+
+@pytest.mark.parametrize(("rank", "number", "code"), [(0, signal.SIGTERM, 143), (1, signal.SIGINT, 130)])
+def test_processes_agree_on_a_stop(tmp_path, rank, number, code):
+    ended = run_processes(cases.signal_to_one, tmp_path, rank, number, folder=tmp_path)
+    assert [process.code for process in ended] == [code, code], ended
+    assert saved_iteration(tmp_path) == 5  # the step in which all heard of it
+    assert_only_main_process_says_it_saved(ended)
+    assert "Traceback" not in ended[0].output + ended[1].output
+
+
+def test_signals_to_process_groups_with_workers(tmp_path):
+    def act(pids):
+        for rank in range(2):
+            wait_for(tmp_path / f"ready{rank}")
+        for _ in range(3):
+            for pid in pids:
+                os.killpg(pid, signal.SIGTERM)
+            time.sleep(0.05)
+
+    ended = run_processes(cases.signals_to_all, tmp_path, folder=tmp_path, act=act)
+    assert [process.code for process in ended] == [143, 143], ended
+    assert saved_iteration(tmp_path) >= 2
+    assert_only_main_process_says_it_saved(ended)
+    assert "killed by signal" not in ended[0].output + ended[1].output
+
+
+def test_lost_data_of_one_process(tmp_path):
+    ended = run_processes(cases.broken_data, tmp_path, folder=tmp_path)
+    assert all(process.code for process in ended), ended
+    assert "OSError: disk gone" in ended[1].output
+    assert "another process has ended" in ended[0].output
+    assert "Traceback" not in ended[0].output.split("another process has ended")[0]
+    assert saved_iteration(tmp_path) == 2
+    assert_only_main_process_says_it_saved(ended)
+
+
+def test_loss_of_one_process_is_not_finite(tmp_path):
+    """Under loss scaling, where the other process sees nothing but a gradient that overflows."""
+    ended = run_processes(cases.diverging, tmp_path, folder=tmp_path)
+    assert [process.code for process in ended] == [1, 1], ended
+    for process in ended:
+        assert "loss_ce = nan at iteration 2, rank 1, batch: images/9.jpg" in process.output
+        assert "rank 0" not in process.output
+    assert saved_iteration(tmp_path) == 1
+
+
+def test_setup_that_fails_in_one_process(tmp_path):
+    ended = run_processes(cases.broken_setup, tmp_path, folder=tmp_path)
+    assert [process.code for process in ended] == [1, 1], ended
+    assert "process 1 failed: FileNotFoundError: no weights here" in ended[0].output
+    assert "FileNotFoundError: no weights here" in ended[1].output
+
+
+def test_process_that_waits_for_one_that_hangs_saves(tmp_path):
+    def act(pids):
+        wait_for(tmp_path / "hangs")
+        time.sleep(0.5)
+        for pid in pids:
+            os.kill(pid, signal.SIGTERM)
+
+    ended = run_processes(cases.hanging, tmp_path, folder=tmp_path, act=act)
+    assert [process.code for process in ended] == [143, 143], ended
+    assert saved_iteration(tmp_path) == 2
+    assert_only_main_process_says_it_saved(ended)
+
+
+def test_random_numbers_buffers_and_scalars(tmp_path):
+    ended = run_processes(cases.random_numbers, tmp_path, folder=tmp_path)
+    assert [process.code for process in ended] == [0, 0], ended
+    drawn = {torch.load(path).sum().item() for path in tmp_path.glob("?-?.pt")}
+    assert len(drawn) == 4  # two steps on two processes, each with numbers of its own
+    assert [torch.load(tmp_path / f"buffer{rank}.pt").item() for rank in range(2)] == [0.0, 1.0]  # not broadcast
+    scalars = [set((tmp_path / f"scalars{rank}").read_text().split()) for rank in range(2)]
+    assert scalars[0] >= {"total_loss", "loss_ce", "lr", "grad_norm"}
+    assert scalars[1] <= {"time"}
