@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mask2former.checkpoint.errors import CheckpointError
+from mask2former.engine.agreement import OtherProcessError
 
 HANDLER = "mask2former"
 """Name of the log's handlers."""
-USER_ERRORS = (CheckpointError, KeyError, OSError, ValueError)
+USER_ERRORS = (CheckpointError, KeyError, OSError, OtherProcessError, ValueError)
 """What wrong settings, files and data raise; their text says what to do."""
 
 

@@ -15,9 +15,9 @@ from mask2former.d2.config import CfgNode
 from mask2former.d2.config_file import merge_config_file, merge_key_values
 from mask2former.d2.data import DatasetCatalog
 from mask2former.data.datasets.metadata import categories_of, dataset_metadata
-from mask2former.engine.command import HANDLER, add_import_option, import_modules
 from mask2former.engine.agreement import failing_together
 from mask2former.engine.checks import check_output_dir
+from mask2former.engine.command import HANDLER, add_import_option, import_modules
 from mask2former.files import write_text
 
 logger = logging.getLogger(__name__)

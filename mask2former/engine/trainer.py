@@ -5,14 +5,12 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -35,6 +33,7 @@ from mask2former.engine.hooks import (
 )
 from mask2former.engine.interrupt import StopRequest, raise_stop
 from mask2former.engine.optimizer import build_gradient_clipper, build_optimizer
+from mask2former.engine.parallel import distributed, side_stream
 from mask2former.engine.precision import Precision
 from mask2former.engine.resume import (
     apply_settings,
@@ -93,7 +92,7 @@ class Trainer:
             if comm.is_main_process():
                 write_config(self.cfg, Path(cfg.OUTPUT_DIR, "config.yaml"))
             self._build(self.cfg)
-        self.model = _distributed(self.raw_model)
+        self.model = distributed(self.raw_model)
         self.start_iter = self.iter = 0
         self.max_iter: int = self.cfg.SOLVER.MAX_ITER
         self.storage = bounded_event_storage(0)
@@ -303,7 +302,7 @@ class Trainer:
 
     def _save_interrupted(self) -> None:
         """Save the last completed step in the main process; failures are logged, for there is an error already."""
-        with self._state_lock, _side_stream(self.raw_model):
+        with self._state_lock, side_stream(self.raw_model):
             if self._last_update is None or not comm.is_main_process():
                 return
             if self._last_update != self.iter:
@@ -396,22 +395,3 @@ class Trainer:
         evaluators = [cls.build_evaluator(cfg, name, output_folder=folder) for name in cfg.DATASETS.TEST]
         results = cls.test(cfg, SemanticSegmentorWithTTA(cfg, model), evaluators)
         return {f"{key}_TTA": value for key, value in results.items()}
-
-
-def _distributed(model: nn.Module) -> nn.Module:
-    """The model itself in a single process, else a wrapper that averages gradients over processes."""
-    if comm.get_world_size() == 1:
-        return model
-    devices = [torch.cuda.current_device()] if _is_on_gpu(model) else None
-    wrapper = DistributedDataParallel(model, device_ids=devices)
-    wrapper.broadcast_buffers = False  # as published; the argument of this name warns in new PyTorch
-    return wrapper
-
-
-def _is_on_gpu(model: nn.Module) -> bool:
-    return next(model.parameters()).device.type == "cuda"
-
-
-def _side_stream(model: nn.Module) -> AbstractContextManager[Any]:
-    """Where weights can be copied from although the work that was queued before does not end."""
-    return torch.cuda.stream(torch.cuda.Stream()) if _is_on_gpu(model) else nullcontext()
