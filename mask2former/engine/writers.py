@@ -8,7 +8,7 @@ import re
 import sys
 from datetime import timedelta
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -50,7 +50,7 @@ class _NewScalars:
 class JSONWriter:
     """One JSON object a line: `{"iteration": 39, "total_loss": 21.3, "lr": 0.0001, ...}`.
 
-    Results of an evaluation get a line of their own where that of the iteration is written already. A resumed run
+    What comes later for the iteration of the last line, such as results of an evaluation, joins it. A resumed run
     (`start_iter` > 0) continues the file: lines from `start_iter` on, which the interrupted run wrote after the
     checkpoint, are dropped, so that nothing appears twice. A new run keeps the file of an earlier one under the added
     ending `.old`. Values that are not finite become null.
@@ -65,6 +65,8 @@ class JSONWriter:
             else:
                 os.replace(self._path, f"{self._path}.old")
         self._file = self._path.open("a", encoding="utf-8")
+        self._last: dict[str, Any] = {}
+        self._last_start = 0
 
     def _drop_lines_from(self, start_iter: int) -> None:
         lines = self._path.read_text(encoding="utf-8").splitlines()
@@ -75,7 +77,13 @@ class JSONWriter:
         """Append one line per iteration that has new scalars, normally one."""
         for iteration, scalars in self._new.take(storage).items():
             finite = {name: value if math.isfinite(value) else None for name, value in scalars.items()}
-            self._file.write(json.dumps({"iteration": iteration, **finite}, sort_keys=True) + "\n")
+            line = {"iteration": iteration, **finite}
+            if self._last.get("iteration") == iteration:
+                line = self._last | line
+                self._file.truncate(self._last_start)
+            self._file.flush()
+            self._last, self._last_start = line, os.fstat(self._file.fileno()).st_size
+            self._file.write(json.dumps(line, sort_keys=True) + "\n")
         self._file.flush()
 
     def close(self) -> None:

@@ -73,6 +73,35 @@ def test_scalars_of_another_iteration_get_their_own_line(tmp_path):
     ]
 
 
+def test_results_of_an_evaluation_join_the_line_of_their_iteration(tmp_path):
+    writer = JSONWriter(tmp_path / "metrics.json")
+    with EventStorage(0) as storage:
+        for iteration in range(2):
+            storage.put_scalar("total_loss", 1.0)
+            writer.write(storage)
+            storage.put_scalar("panoptic_seg/PQ", 50.0 + iteration, smoothing_hint=False)
+            writer.write(storage)
+            storage.step()
+    writer.close()
+    assert read(tmp_path / "metrics.json") == [
+        {"iteration": 0, "total_loss": 1.0, "panoptic_seg/PQ": 50.0},
+        {"iteration": 1, "total_loss": 1.0, "panoptic_seg/PQ": 51.0},
+    ]
+
+
+def test_results_that_are_made_up_for_after_a_resume(tmp_path):
+    """They belong to the iteration before the first of the run."""
+    path = tmp_path / "metrics.json"
+    run([JSONWriter(path)], 0, 4)
+    writer = JSONWriter(path, start_iter=4)
+    with EventStorage(4) as storage:
+        storage.put_scalar("panoptic_seg/PQ", 50.0, smoothing_hint=False, cur_iter=3)
+        writer.write(storage)
+    writer.close()
+    assert [line["iteration"] for line in read(path)] == [1, 3, 3]
+    assert read(path)[-1] == {"iteration": 3, "panoptic_seg/PQ": 50.0}
+
+
 def test_tensorboard(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -90,6 +119,15 @@ def test_log_line(caplog):
     assert "lr 0.0001" in caplog.text
     assert "max_mem" in caplog.text
     assert "loss_ce_0" not in caplog.text
+
+
+def test_log_line_comes_once_for_an_iteration(caplog):
+    writer = LogWriter(max_iter=10)
+    with caplog.at_level(logging.INFO), EventStorage(0) as storage:
+        storage.put_scalars(time=0.5)
+        writer.write(storage)
+        writer.write(storage)
+    assert caplog.text.count("iter 1/10") == 1
 
 
 def test_log_line_without_steps_is_silent(caplog):
