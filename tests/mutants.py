@@ -12,7 +12,9 @@ STEP = ("engine/test_precision.py", "engine/test_seed.py", "engine/test_trainer.
 
 MUTANTS = [
     # engine
-    Mutant("clipping left out", TRAINER, "self.clip_gradients(", "(lambda p: torch.ones(()))(", STEP),
+    Mutant("clipping left out", OPTIMIZER, 'if kind == "full_model":', 'if kind == "none":'),
+    Mutant("steps of other loops do not clip", OPTIMIZER, "if not self._is_clipped:", "if False:"),
+    Mutant("clipping at 0", OPTIMIZER, "clip.ENABLED and clip.CLIP_VALUE > 0", "clip.ENABLED"),
     Mutant("autocast left out", TRAINER, "with self.precision.autocast():", "if True:", STEP),
     Mutant("unscale left out", TRAINER, "self.scaler.unscale_(self.optimizer)", "pass", STEP),
     Mutant(

@@ -18,7 +18,6 @@ from mask2former.checkpoint import Checkpointer
 from mask2former.d2 import comm
 from mask2former.d2.config import CfgNode
 from mask2former.d2.evaluation import DatasetEvaluator
-from mask2former.d2.events import bounded_event_storage
 from mask2former.d2.modeling import build_model
 from mask2former.data.loader import build_test_loader, build_train_loader
 from mask2former.engine.agreement import OtherProcessError, failing_together, translated
@@ -51,6 +50,7 @@ from mask2former.engine.setup import (
     with_categories,
     write_config,
 )
+from mask2former.engine.storage import bounded_event_storage
 from mask2former.engine.summary import log_run
 from mask2former.engine.test_time_augmentation import SemanticSegmentorWithTTA, semantic_only
 from mask2former.engine.writers import EventWriter, JSONWriter, LogWriter, TensorBoardWriter
