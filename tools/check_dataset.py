@@ -122,8 +122,8 @@ def _draw(record: dict[str, Any], metadata: Metadata) -> list[np.ndarray]:
             draw_panoptic(image, read_panoptic_png(record["pan_seg_file_name"]), record["segments_info"], metadata),
         ]
     if "annotations" in record:
-        targets = instance_targets(record["annotations"])
-        classes, masks = targets.transformed(NoOpTransform(), (image.shape[0], image.shape[1]))
+        size = (image.shape[0], image.shape[1])
+        classes, masks = instance_targets(record["annotations"], size).transformed(NoOpTransform(), size)
         return [image, draw_instances(image, masks, classes, metadata)]
     if "sem_seg_file_name" in record:
         return [image, draw_semantic(image, read_label_map(record["sem_seg_file_name"]), metadata)]

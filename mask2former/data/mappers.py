@@ -26,7 +26,14 @@ from mask2former.data.augmentation import (
     build_test_augmentation,
 )
 from mask2former.data.example import Example, MaskBoxes, label_map, padding_mask
-from mask2former.data.images import check_size, read_image, read_label_map, read_panoptic_png
+from mask2former.data.images import (
+    DataError,
+    UnreadableImageError,
+    check_size,
+    read_image,
+    read_label_map,
+    read_panoptic_png,
+)
 from mask2former.data.targets import Targets, instance_targets, panoptic_targets, semantic_targets
 
 logger = logging.getLogger(__name__)
@@ -73,6 +80,10 @@ class DatasetMapper:
       (n, H, W). Of panoptic segments that the crop left nothing of, masks are empty; instances are left out.
       `gt_boxes` around the masks are made when asked for;
     - in training, made when asked for, `padding_mask`: (H, W) bool, True where the image is padded.
+
+    Raises:
+        UnreadableImageError, FileNotFoundError: the image, or a file of its annotation.
+        DataError: anything else that is wrong; the message begins with the file name and the image id.
     """
 
     reads: str | None = None
@@ -118,6 +129,16 @@ class DatasetMapper:
         raise NotImplementedError
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return self._map(dataset_dict)
+        except (UnreadableImageError, FileNotFoundError):
+            raise  # which name the file, and may be skipped
+        except Exception as error:  # from whatever part: which image it was, helps with all of them
+            what = str(error) if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
+            image_id = dataset_dict.get("image_id", "without id")
+            raise DataError(f"{dataset_dict.get('file_name')} (image {image_id}): {what}") from error
+
+    def _map(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         image = read_image(dataset_dict["file_name"], self.image_format)
         size = (image.shape[0], image.shape[1])
         result = {"height": size[0], "width": size[1], **dataset_dict}
@@ -171,7 +192,7 @@ class _InstanceMapper(DatasetMapper):
     reads = "annotations"
 
     def load_targets(self, dataset_dict: Mapping[str, Any], size: tuple[int, int]) -> Targets:
-        return instance_targets(dataset_dict["annotations"])
+        return instance_targets(dataset_dict["annotations"], size)
 
 
 @_register("mask_former_panoptic")

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mask2former.d2.transforms import ResizeTransform, Transform, TransformList
 from mask2former.data.images import DataError
+from mask2former.data.segmentation import check_segmentation, find_wrong_code
 from mask2former.modeling.masks import PackedMasks
 
 _WIDE_NONE = 256**3 - 1
@@ -173,12 +174,28 @@ def semantic_targets(
     return SegmentTargets(index, np.arange(limit, dtype=np.int64), rounds_down=True)
 
 
-def instance_targets(annotations: Sequence[Mapping[str, Any]]) -> AnnotationTargets:
-    """Targets of COCO annotations with contiguous `category_id`; crowd annotations are none."""
+def instance_targets(annotations: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> AnnotationTargets:
+    """Targets of COCO annotations with contiguous `category_id`; crowd annotations are none.
+
+    Args:
+        annotations: of one image.
+        size: its height and width.
+
+    Raises:
+        DataError: a mask that is none of this image; pycocotools would crash.
+    """
     kept = [annotation for annotation in annotations if not annotation.get("iscrowd", 0)]
+    segmentations = []
+    for place, annotation in enumerate(kept, 1):
+        try:
+            segmentation = annotation["segmentation"]  # no polygons: an object of no pixel
+            segmentations.append(check_segmentation(segmentation, *size) if len(segmentation) else [])
+        except (ValueError, TypeError) as error:
+            raise DataError(f"object {place} of {len(kept)}: {error}") from error
+    if find_wrong_code([code for code in segmentations if isinstance(code, Mapping)]) is not None:
+        raise DataError("run lengths that do not add up to the image's pixels")
     return AnnotationTargets(
-        [annotation["segmentation"] for annotation in kept],
-        np.array([annotation["category_id"] for annotation in kept], dtype=np.int64),
+        segmentations, np.array([annotation["category_id"] for annotation in kept], dtype=np.int64)
     )
 
 

@@ -1,6 +1,5 @@
 """Ground truth read from COCO panoptic and COCO instance files, indexed by image, with contiguous classes."""
 
-import json
 import logging
 import os
 from collections.abc import Hashable, Iterable
@@ -12,6 +11,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 
 from mask2former.d2.data import Metadata
+from mask2former.data.datasets.coco_json import instances_by_image, panoptic_annotations, read_annotations
 from mask2former.data.images import read_panoptic_png
 from mask2former.data.rle import RLE, encode_mask
 
@@ -48,13 +48,9 @@ class PanopticGroundTruth:
     _last: tuple[Hashable, np.ndarray] | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
-        content = _read_json(self.json_file)
-        self._annotations = {}
-        for annotation in _annotations_of(content, self.json_file):
-            image_id = annotation["image_id"]
-            if image_id in self._annotations:
-                raise ValueError(f"{self.json_file}: image {image_id!r} is annotated twice")
-            self._annotations[image_id] = annotation
+        content = _read_labelled(self.json_file)
+        annotations = panoptic_annotations(content, self.json_file)
+        self._annotations = {annotation["image_id"]: annotation for annotation in annotations}
 
     def __contains__(self, image_id: Hashable) -> bool:
         return image_id in self._annotations
@@ -130,11 +126,9 @@ class InstanceGroundTruth:
     _annotations: dict[Hashable, list[dict[str, Any]]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        content = _read_json(self.json_file)
+        content = _read_labelled(self.json_file)
         self._images = {image["id"]: image for image in content["images"]}
-        self._annotations = {image_id: [] for image_id in self._images}
-        for annotation in _annotations_of(content, self.json_file):
-            _lookup(self._annotations, annotation["image_id"], self.json_file).append(annotation)
+        self._annotations = instances_by_image(content, self.json_file)
 
     def __contains__(self, image_id: Hashable) -> bool:
         return image_id in self._images
@@ -151,16 +145,20 @@ class InstanceGroundTruth:
             KeyError: the image is not in the JSON.
         """
         image = _lookup(self._images, image_id, self.json_file)
-        return [
-            GroundTruthInstance(
-                category_id=self.class_of[annotation["category_id"]],
-                rle=encode_annotation(annotation["segmentation"], image["height"], image["width"]),
-                area=annotation["area"],
-                iscrowd=bool(annotation.get("iscrowd", 0)),
+        instances = []
+        for annotation in self._annotations[image_id]:
+            if annotation["category_id"] not in self.class_of:
+                continue
+            rle = encode_annotation(annotation["segmentation"], image["height"], image["width"])
+            instances.append(
+                GroundTruthInstance(
+                    category_id=self.class_of[annotation["category_id"]],
+                    rle=rle,
+                    area=annotation["area"] if "area" in annotation else float(mask_util.area(rle)),
+                    iscrowd=bool(annotation.get("iscrowd", 0)),
+                )
             )
-            for annotation in self._annotations[image_id]
-            if annotation["category_id"] in self.class_of
-        ]
+        return instances
 
 
 def panoptic_ground_truth(metadata: Metadata) -> PanopticGroundTruth | None:
@@ -219,26 +217,17 @@ def _cached_panoptic_ground_truth(
 
 
 def encode_annotation(segmentation: list | RLE, height: int, width: int) -> RLE:
-    """A COCO `segmentation` (polygons, uncompressed or compressed run lengths) as compressed run lengths."""
+    """A checked COCO `segmentation`, polygons or compressed run lengths, as compressed run lengths."""
     if isinstance(segmentation, list):
-        return mask_util.merge(mask_util.frPyObjects(segmentation, height, width))
-    if isinstance(segmentation["counts"], list):
-        return mask_util.frPyObjects(segmentation, height, width)
+        return mask_util.merge(mask_util.frPyObjects(segmentation or [[0.0] * 6], height, width))
     return segmentation
 
 
-def _read_json(path: str) -> dict[str, Any]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not valid JSON ({error})") from error
-
-
-def _annotations_of(content: dict[str, Any], path: str) -> list[dict[str, Any]]:
+def _read_labelled(path: str) -> dict[str, Any]:
+    content = read_annotations(path, labelled=False)
     if "annotations" not in content:
         raise UnlabelledError(f"{path}: holds no annotations, so nothing can be evaluated against it")
-    return content["annotations"]
+    return content
 
 
 def _lookup(table: dict[Hashable, Any], image_id: Hashable, path: str) -> Any:

@@ -1,12 +1,14 @@
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import mask2former
 from mask2former.d2.config import CfgNode
 from mask2former.d2.data import DatasetCatalog, MetadataCatalog
 from mask2former.d2.structures import BitMasks, Boxes
@@ -222,7 +224,7 @@ def test_mappers_say_what_they_read(cfg: CfgNode, record: dict, name: str) -> No
     record = {**record, "sem_seg_file_name": "x", "annotations": [], "segments_info": []}
     del record[DATASET_MAPPER_REGISTRY.get(name).reads]
     cfg.INPUT.DATASET_MAPPER_NAME = name
-    with pytest.raises(KeyError, match=DATASET_MAPPER_REGISTRY.get(name).reads):
+    with pytest.raises(DataError, match=DATASET_MAPPER_REGISTRY.get(name).reads):
         build_mapper(cfg, True)(record)
 
 
@@ -354,3 +356,28 @@ def test_real_images(cfg: CfgNode, name: str) -> None:
             assert instances.gt_classes.tolist() == [item["category_id"] for item in kept]
             assert instances.gt_masks.tensor.sum(dim=(1, 2)).tolist() == [item["area"] for item in kept]
         assert len(instances) <= len(kept)
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        ([[float("nan"), 0, 2, 0, 2, 2]], "object 1 of 1: a polygon with coordinates that are no numbers"),
+        ([[1e9, 1e9, 2, 0, 2, 2]], "object 1 of 1: a polygon with coordinates .* beyond"),
+        ({"size": [1 << 33, 1], "counts": "0"}, "object 1 of 1: run lengths of size"),
+        ({"size": [6, 8], "counts": "zzzzzzzz"}, "run lengths that do not add up"),
+        (None, "object 1 of 1: object of type 'NoneType' has no len"),
+    ],
+)
+def test_what_fails_names_file_and_image(tmp_path: Path, segmentation: Any, message: str) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray(np.zeros((6, 8, 3), np.uint8)).save(path)
+    cfg = mask2former.get_cfg()
+    cfg.INPUT.DATASET_MAPPER_NAME = "coco_instance_lsj"
+    cfg.INPUT.IMAGE_SIZE = 32
+    record = {
+        "file_name": str(path),
+        "image_id": 7,
+        "annotations": [{"segmentation": segmentation, "category_id": 0}],
+    }
+    with pytest.raises(DataError, match=rf"a\.jpg \(image 7\): {message}"):
+        build_mapper(cfg, is_train=True)(record)

@@ -90,7 +90,7 @@ def test_segments_cropped_away_are_kept_and_classes_and_instances_dropped() -> N
     classes, _ = semantic_targets(IDS, "x.png", num_classes=10).transformed(crop, (2, 2))
     assert classes.tolist() == [5, 7]
     annotations = [{"segmentation": code(item["id"] == IDS), "category_id": item["category_id"]} for item in SEGMENTS]
-    classes, _ = instance_targets(annotations).transformed(crop, (2, 2))
+    classes, _ = instance_targets(annotations, IDS.shape).transformed(crop, (2, 2))
     assert classes.tolist() == [0, 0]
 
 
@@ -170,7 +170,7 @@ def test_instances_of_polygons_and_run_lengths() -> None:
         {"segmentation": [[1, 2, 4, 2, 4, 5, 1, 5]], "category_id": 1},
         {"segmentation": [[0, 0, 9, 0, 9, 7]], "category_id": 2, "iscrowd": 1},
     ]
-    classes, masks = instance_targets(annotations).transformed(HFlipTransform(10), (8, 10))
+    classes, masks = instance_targets(annotations, (8, 10)).transformed(HFlipTransform(10), (8, 10))
     assert classes.tolist() == [3, 1]
     assert np.array_equal(masks.tensor[0].numpy(), mask[:, ::-1].astype(bool))
     assert np.array_equal(masks.tensor[1].numpy(), mask[:, ::-1].astype(bool))
@@ -181,10 +181,10 @@ def test_instances_cropped_away_are_dropped() -> None:
         {"segmentation": [[6, 6, 9, 6, 9, 9]], "category_id": 1},
         {"segmentation": [], "category_id": 1},
     ]
-    classes, masks = instance_targets(annotations).transformed(CropTransform(0, 0, 4, 4), (4, 4))
+    classes, masks = instance_targets(annotations, (10, 10)).transformed(CropTransform(0, 0, 4, 4), (4, 4))
     assert classes.shape == (0,)
     assert masks.tensor.shape == (0, 4, 4)
-    assert len(instance_targets([]).transformed(NoOpTransform(), (4, 4))[0]) == 0
+    assert len(instance_targets([], (10, 10)).transformed(NoOpTransform(), (4, 4))[0]) == 0
 
 
 def code(mask: np.ndarray) -> dict:
@@ -202,8 +202,8 @@ def test_run_lengths_and_polygons_are_moved_as_each_by_itself(count: int) -> Non
     )
     mixed = [polygons[i] if i % 3 == 1 else code(masks[i]) for i in range(count)]
     annotations = [{"segmentation": item, "category_id": i} for i, item in enumerate(mixed)]
-    classes, moved = instance_targets(annotations).transformed(transform, (8, 8))
-    alone = [instance_targets([item]).transformed(transform, (8, 8)) for item in annotations]
+    classes, moved = instance_targets(annotations, (12, 10)).transformed(transform, (8, 8))
+    alone = [instance_targets([item], (12, 10)).transformed(transform, (8, 8)) for item in annotations]
     assert classes.tolist() == [c for own, _ in alone for c in own.tolist()]
     assert torch.equal(moved.tensor, torch.cat([own.tensor for _, own in alone]))
     for i, mask in zip(classes.tolist(), moved.tensor, strict=True):
@@ -214,7 +214,9 @@ def test_run_lengths_and_polygons_are_moved_as_each_by_itself(count: int) -> Non
 
 def test_padding_belongs_to_no_instance() -> None:
     pad = PadTransform(0, 0, 4, 3, 10, 8, 128, 255)  # as in large-scale jitter: labels are padded with 255
-    _, masks = instance_targets([{"segmentation": code(np.ones((8, 10))), "category_id": 0}]).transformed(pad, (11, 14))
+    _, masks = instance_targets([{"segmentation": code(np.ones((8, 10))), "category_id": 0}], (8, 10)).transformed(
+        pad, (11, 14)
+    )
     assert masks.tensor[0, :8, :10].all()
     assert masks.tensor.sum() == 80
 

@@ -55,7 +55,7 @@ def random_truth(rng: np.random.Generator, image_ids: list[int]) -> dict[str, An
                     "iscrowd": int(rng.random() < 0.15),
                 }
             )
-    images = [{"id": i, "height": SIZE[0], "width": SIZE[1]} for i in image_ids]
+    images = [{"id": i, "file_name": f"{i}.jpg", "height": SIZE[0], "width": SIZE[1]} for i in image_ids]
     return {"images": images, "annotations": annotations, "categories": THINGS}
 
 
@@ -152,7 +152,7 @@ def test_panoptic_only_set_gets_the_same_ap(make_dataset: MakeDataset, tmp_path:
                 rle["counts"] = rle["counts"].decode()
                 annotations.append({**segment, "id": len(annotations) + 1, "image_id": image_id, "segmentation": rle})
     truth = {
-        "images": [{"id": i, "height": SIZE[0], "width": SIZE[1]} for i in samples],
+        "images": [{"id": i, "file_name": f"{i}.jpg", "height": SIZE[0], "width": SIZE[1]} for i in samples],
         "annotations": annotations,
         "categories": THINGS,
     }

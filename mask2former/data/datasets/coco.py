@@ -3,10 +3,8 @@
 Registering touches no file. Files are read and checked when the data set is asked for.
 """
 
-import json
 import logging
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,13 @@ from pycocotools import mask as mask_api
 
 from mask2former.d2.data import DatasetCatalog, MetadataCatalog
 from mask2former.d2.structures import BoxMode
+from mask2former.data.datasets.coco_json import (
+    check_ids,
+    images_by_id,
+    instances_by_image,
+    panoptic_annotations,
+    read_annotations,
+)
 from mask2former.data.datasets.metadata import (
     DEFAULT_HINT,
     Category,
@@ -155,14 +160,13 @@ def panoptic_dicts(
         DataError: image ids given twice, annotations without image or the reverse, a category id that
             `metadata` does not know, a segment id given twice or outside 1..256³-1.
     """
-    images = _images_by_id(content, source)
+    images = images_by_id(content, source)
     if "annotations" not in content or panoptic_root is None:
         return [_image_record(images[key], image_root) for key in sorted(images)]
-    annotations = content["annotations"]
-    counts = Counter(annotation["image_id"] for annotation in annotations)
-    _check_ids(source, "annotated more than once", [key for key, count in counts.items() if count > 1])
-    _check_ids(source, "annotated but not listed under images", [key for key in counts if key not in images])
-    _check_ids(source, "listed under images but not annotated", [key for key in images if key not in counts])
+    annotations = panoptic_annotations(content, source)
+    annotated = {annotation["image_id"] for annotation in annotations}
+    check_ids(source, "annotated but not listed under images", [key for key in annotated if key not in images])
+    check_ids(source, "listed under images but not annotated", [key for key in images if key not in annotated])
     if sem_seg_root is not None and not os.path.isdir(sem_seg_root):
         logger.info("%s is absent; semantic labels come from the panoptic PNGs", sem_seg_root)
         sem_seg_root = None
@@ -189,47 +193,42 @@ def instance_dicts(
     Raises:
         DataError: ids given twice, an annotation of an unlisted image or category, or without a mask.
     """
-    images = _images_by_id(content, source)
     if "annotations" not in content:
+        images = images_by_id(content, source)
         return [_image_record(images[key], image_root) for key in sorted(images)]
-    ids = Counter(annotation["id"] for annotation in content["annotations"])
-    twice = [key for key, count in ids.items() if count > 1]
-    if twice:
-        raise DataError(f"{source}: annotation ids given twice: {first_few(twice)}; ids must be unique in the file")
-    dicts = {key: {**_image_record(images[key], image_root), "annotations": []} for key in sorted(images)}
-    for annotation in content["annotations"]:
-        where = f"{source}: annotation {annotation['id']} of image {annotation['image_id']}"
-        if annotation["image_id"] not in dicts:
-            raise DataError(f"{where}: no such image is listed")
-        if annotation["category_id"] not in contiguous_ids:
-            category = annotation["category_id"]
-            raise DataError(f"{where}: unknown category id {category}; known are {first_few(contiguous_ids)}")
-        segmentation = _check_segmentation(annotation.get("segmentation"), where)
-        dicts[annotation["image_id"]]["annotations"].append(
+    instances = instances_by_image(content, source)
+    dicts = {image["id"]: _image_record(image, image_root) for image in content["images"]}
+    for key, annotations in instances.items():
+        for annotation in annotations:
+            if annotation["category_id"] not in contiguous_ids:
+                raise DataError(
+                    f"{source}: annotation {annotation['id']} of image {key}: unknown category id "
+                    f"{annotation['category_id']}; known are {first_few(contiguous_ids)}"
+                )
+        dicts[key]["annotations"] = [
             {
-                "bbox": annotation["bbox"] if "bbox" in annotation else _box(segmentation),
+                "bbox": annotation["bbox"] if "bbox" in annotation else _box(annotation["segmentation"]),
                 "bbox_mode": BoxMode.XYWH_ABS,
                 "category_id": contiguous_ids[annotation["category_id"]],
                 "iscrowd": annotation.get("iscrowd", 0),
-                "segmentation": segmentation,
+                "segmentation": annotation["segmentation"],
             }
-        )
-    return list(dicts.values())
+            for annotation in annotations
+        ]
+    return [dicts[key] for key in sorted(dicts)]
 
 
 def _convert_segments(annotation: Mapping[str, Any], source: str, metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
     things = metadata["thing_dataset_id_to_contiguous_id"]
     stuff = metadata["stuff_dataset_id_to_contiguous_id"]
-    seen = set()
     segments = []
     for segment in annotation["segments_info"]:
-        where = f"{source}: segment {segment['id']} of image {annotation['image_id']} ({annotation['file_name']})"
-        if segment["id"] in seen or not 0 < segment["id"] < 256**3:
-            raise DataError(f"{where}: segment ids must be unique in an image and within 1..{256**3 - 1}")
-        seen.add(segment["id"])
         category = segment["category_id"]
         if category not in things and category not in stuff:
-            raise DataError(f"{where}: unknown category id {category}; known are {first_few([*things, *stuff])}")
+            raise DataError(
+                f"{source}: image {annotation['image_id']} ({annotation['file_name']}): segment {segment['id']}: "
+                f"unknown category id {category}; known are {first_few([*things, *stuff])}"
+            )
         isthing = category in things
         contiguous = things[category] if isthing else stuff[category]
         segments.append(
@@ -247,41 +246,6 @@ def _box(segmentation: Any) -> list[float]:
     return [*low.tolist(), *(high - low).tolist()]
 
 
-def _check_segmentation(segmentation: Any, where: str) -> Any:
-    """COCO's mask, an uncompressed RLE compressed; polygons of fewer than three points are left out."""
-    if isinstance(segmentation, Mapping) and "counts" in segmentation and "size" in segmentation:
-        if isinstance(segmentation["counts"], list):
-            return mask_api.frPyObjects(dict(segmentation), *segmentation["size"])
-        return segmentation
-    if isinstance(segmentation, list) and segmentation:
-        return [polygon for polygon in segmentation if len(polygon) % 2 == 0 and len(polygon) >= 6]
-    raise DataError(f"{where}: no mask; a segmentation is a list of polygons or an RLE with counts and size")
-
-
-def read_annotations(path: str, hint: str, *, labelled: bool = True) -> dict[str, Any]:
-    """A parsed file of COCO annotations; `hint` is what to do where there is none.
-
-    It may lack the list of annotations if not `labelled`, as files of test sets do.
-    """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"no annotation file {os.path.abspath(path)}; {hint}")
-    try:
-        content = json.loads(Path(path).read_bytes())
-    except ValueError as error:
-        raise DataError(f"{path}: not valid JSON: {error}") from error
-    needed = ("images", "categories", *(["annotations"] if labelled else []))
-    missing = [key for key in needed if key not in content]
-    if missing:
-        raise DataError(f"{path}: lacks {', '.join(missing)}; this is no file of COCO annotations")
-    return content
-
-
-def _images_by_id(content: Mapping[str, Any], source: str) -> dict[Any, dict[str, Any]]:
-    counts = Counter(image["id"] for image in content["images"])
-    _check_ids(source, "listed more than once", [key for key, count in counts.items() if count > 1])
-    return {image["id"]: image for image in content["images"]}
-
-
 def _image_record(image: Mapping[str, Any], image_root: PathLike) -> dict[str, Any]:
     return {
         "file_name": os.path.join(image_root, image["file_name"]),
@@ -289,11 +253,6 @@ def _image_record(image: Mapping[str, Any], image_root: PathLike) -> dict[str, A
         "height": image["height"],
         "width": image["width"],
     }
-
-
-def _check_ids(source: str, problem: str, ids: Sequence[Any]) -> None:
-    if ids:
-        raise DataError(f"{source}: images {problem}: {first_few(ids)}")
 
 
 def register_coco(root: PathLike) -> None:

@@ -1,5 +1,6 @@
 import json
 import logging
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from mask2former.d2.data import DatasetCatalog, MetadataCatalog
 from mask2former.d2.structures import BoxMode
 from mask2former.data.datasets import dataset_metadata, register_coco_instances, register_coco_panoptic
 from mask2former.data.datasets.coco import instance_dicts, register_coco
+from mask2former.data.datasets.coco_json import instances_by_image, read_annotations
 from mask2former.data.datasets.shapes import CATEGORIES, THING_IDS
 from mask2former.data.images import DataError
+from mask2former.evaluation.ground_truth import InstanceGroundTruth
 
 
 @pytest.fixture
@@ -106,19 +109,42 @@ def first_segments(content: dict) -> list[dict]:
 BROKEN: dict[str, tuple[Callable[[dict], Any], str]] = {
     "unknown category": (
         lambda c: first_segments(c)[0].update(category_id=77),
-        r"segment \d+ of image 1 \(000000000001\.png\): unknown category id 77; known are 1, 2",
+        r"image 1 \(000000000001\.png\): segment \d+: unknown category id 77; known are 1, 2",
     ),
     "segment twice": (
         lambda c: first_segments(c).append(first_segments(c)[0]),
-        r"segment \d+ of image 1 .* unique",
+        r"image 1 .*: segment \d+: segment ids must be unique",
     ),
-    "segment zero": (lambda c: first_segments(c)[0].update(id=0), r"segment 0 of image 1 .* within 1\.\."),
+    "segment zero": (lambda c: first_segments(c)[0].update(id=0), r"image 1 .*: segment 0: .* within 1\.\."),
     "image twice": (lambda c: c["images"].append(c["images"][2]), "images listed more than once: 3"),
     "annotation twice": (lambda c: c["annotations"].append(c["annotations"][2]), "annotated more than once: 3"),
     "no annotation": (lambda c: c["annotations"].pop(4), "listed under images but not annotated: 5"),
     "no image": (lambda c: c["images"].pop(4), "annotated but not listed under images: 5"),
     "no images key": (lambda c: c.pop("images"), "lacks images"),
     "no categories": (lambda c: c["categories"].clear(), "categories is empty"),
+    "categories of texts": (lambda c: c.update(categories=["a"]), "categories is no list of records"),
+    "category id of lists": (lambda c: c["categories"][0].update(id=[1]), "an id that is no number"),
+    "images in a dict": (lambda c: c.update(images={"1": 1}), "images is no list of records"),
+    "annotations of numbers": (lambda c: c.update(annotations=[3]), "annotations is no list of records"),
+    "image without id": (lambda c: c["images"][2].pop("id"), "image number 3 of the list: lacks id"),
+    "image without height": (lambda c: c["images"][2].pop("height"), "image 3: lacks height"),
+    "image of no height": (lambda c: c["images"][2].update(height=0), "image 3: height and width are 0 and"),
+    "height as text": (lambda c: c["images"][2].update(height="9"), "image 3: height and width are 9 and"),
+    "huge image": (lambda c: c["images"][2].update(height=10**5, width=10**5), "image 3: 100000x100000 pixels, more"),
+    "file name of a number": (lambda c: c["images"][2].update(file_name=3), "image 3: file_name is a int"),
+    "id of a list": (lambda c: c["images"][2].update(id=[1]), "image a list: an id that is a list"),
+    "ids of two types": (lambda c: c["images"][2].update(id="3"), "some image ids are numbers and some are texts"),
+    "annotation without image": (lambda c: c["annotations"][2].pop("image_id"), "number 3 of the list: lacks image_id"),
+    "annotation without file": (lambda c: c["annotations"][2].pop("file_name"), "annotation of image 3: lacks file_n"),
+    "segments in a dict": (lambda c: c["annotations"][2].update(segments_info={}), "of image 3: .* segments_info no l"),
+    "segment of a number": (lambda c: first_segments(c).append(3), "image 1 .*: segment number"),
+    "segment without id": (lambda c: first_segments(c)[0].pop("id"), "image 1 .*: segment number 1 .*: lacks id"),
+    "segment 1.5": (lambda c: first_segments(c)[0].update(id=1.5), "image 1 .*: segment 1.5: segment ids must"),
+    "category of a list": (lambda c: first_segments(c)[0].update(category_id=[1]), "image 1 .*: an id that is a list"),
+    "area of a text": (
+        lambda c: first_segments(c)[0].update(area="9"),
+        r"image 1 .*: segment \d+: unsupported",
+    ),
 }
 
 
@@ -187,6 +213,45 @@ def test_instance_dicts(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (
+            {"segmentation": [[math.nan, 0, 2, 0, 2, 2]]},
+            "annotation 1 of image b: a polygon with coordinates that",
+        ),
+        (
+            {"segmentation": [[0, 0, 2, 0, 2, math.nan]]},
+            "annotation 1 of image b: a polygon with coordinates that",
+        ),
+        (
+            {"segmentation": [[0, 0, 2, 0, 2, math.inf]]},
+            "annotation 1 of image b: a polygon with coordinates that",
+        ),
+        ({"segmentation": [[1e8, 0, 2, 0, 2, 2]]}, "annotation 1 of image b: .* beyond ±800 pixels"),
+        ({"segmentation": [[0, -(10**400), 2, 0, 2, 2]]}, "annotation 1 of image b: .* beyond ±800 pixels"),
+        ({"segmentation": [[0, 0, 2, 0, 2, 2, 1]]}, "annotation 1 of image b: a polygon of 7 numbers"),
+        ({"segmentation": [["0", 0, 2, 0, 2, 2]]}, "annotation 1 of image b: unsupported operand"),
+        ({"segmentation": [[None, 0, 2, 0, 2, 2]]}, "annotation 1 of image b: unsupported operand"),
+        ({"segmentation": [0, 0, 2, 0, 2, 2]}, "annotation 1 of image b: object of type 'int' has no len"),
+        ({"segmentation": "polygon"}, "annotation 1 of image b: no mask"),
+        ({"segmentation": ["polygon"]}, "annotation 1 of image b: a polygon that is a str"),
+        ({"segmentation": {"size": [3, 3], "counts": [1, 8]}}, r"annotation 1 of image b: .* of size \[3, 3\] in an"),
+        ({"segmentation": {"size": [1 << 33, 8], "counts": [0]}}, r"annotation 1 of image b: .* of size \[8589934592"),
+        ({"segmentation": {"size": [10**5, 10**5], "counts": "0"}}, "annotation 1 of image b: .* of size"),
+        ({"segmentation": {"size": 8, "counts": "0"}}, "annotation 1 of image b: 'int' object is not iterable"),
+        ({"segmentation": {"size": [6, 8], "counts": [1, 8000]}}, "annotation 1 of image b: .* do not add up"),
+        ({"segmentation": {"size": [6, 8], "counts": [-1, 49]}}, "annotation 1 of image b: .* do not add up"),
+        ({"segmentation": {"size": [6, 8], "counts": [1.5, 46.5]}}, "annotation 1 of image b: .* do not add up"),
+        ({"segmentation": {"size": [6, 8], "counts": {}}}, "annotation 1 of image b: run lengths that are a dict"),
+        ({"segmentation": {"size": [6, 8], "counts": ""}}, "annotation 1 of image b: .* do not add up"),
+        ({"segmentation": {"size": [6, 8], "counts": "zzzzzzzzzzzz"}}, "annotation 1 of image b: .* do not add up"),
+        ({"segmentation": {"size": [6, 8], "counts": "\u20ac"}}, "annotation 1 of image b: .* do not add up"),
+        ({"segmentation": {"size": [6, 8], "counts": "0`"}}, "annotation 1 of image b: .* do not add up"),
+        ({"bbox": None}, "annotation 1 of image b: object of type 'NoneType'"),
+        ({"bbox": [1, 2, 3]}, "annotation 1 of image b: a bbox that is not four numbers"),
+        ({"bbox": [1, 2, 3, math.nan]}, "annotation 1 of image b: a bbox that is not four numbers"),
+        ({"iscrowd": "no"}, "annotation 1 of image b: iscrowd is no, neither 0 nor 1"),
+        ({"id": 1.5}, "annotation 1.5 of image b: an id that is 1.5"),
+        ({"image_id": ["b"]}, "annotation 1 of image a list: unhashable"),
+        ({"category_id": {}}, "annotation 1 of image b: an id that is a dict"),
         ({"image_id": "z"}, "annotation 1 of image z: no such image"),
         ({"category_id": 5}, "annotation 1 of image b: unknown category id 5"),
         ({"segmentation": []}, "annotation 1 of image b: no mask"),
@@ -201,6 +266,30 @@ def test_broken_instances_name_file_and_annotation(tmp_path: Path, name: str, ch
     register_coco_instances(name, image_root=tmp_path, json_file=path)
     with pytest.raises(DataError, match=rf"{path}: {message}"):
         DatasetCatalog.get(name)
+
+
+@pytest.mark.parametrize("key", ["id", "image_id", "category_id", "segmentation"])
+def test_instances_that_lack_a_part_are_named(tmp_path: Path, key: str) -> None:
+    content = json.loads(write_instances(tmp_path).read_text())
+    del content["annotations"][1][key]
+    with pytest.raises(DataError, match=r"x\.json: annotation (2|of image b|2 of image b): (lacks|no mask)"):
+        instances_by_image(content, "x.json")
+
+
+@pytest.mark.parametrize("text", ["{", "[" * 200_000, "\xff", "[]", "3", '{"images": 1e999}'])
+def test_what_is_no_file_of_annotations(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.json").write_bytes(text.encode("latin1"))
+    with pytest.raises(DataError, match=r"x\.json: (not valid JSON|lacks )"):
+        read_annotations(str(tmp_path / "x.json"))
+
+
+def test_evaluators_read_the_same_checked_annotations(tmp_path: Path) -> None:
+    path = write_instances(tmp_path)
+    truth = InstanceGroundTruth(json_file=str(path), class_of={9: 0, 4: 1})
+    assert [item.area for item in truth.instances("b")] == [8, 1, 4], "of the masks, as the file does not say"
+    path.write_text(path.read_text().replace("[0, 0, 2, 0, 2, 2]", "[NaN, 0, 2, 0, 2, 2]"))
+    with pytest.raises(DataError, match=r"instances\.json: annotation 2 of image b: a polygon with coordinates"):
+        InstanceGroundTruth(json_file=str(path), class_of={9: 0, 4: 1})
 
 
 def test_instance_file_with_bad_categories(tmp_path: Path, name: str) -> None:
