@@ -30,7 +30,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "guide", ["README.md", "CONTRIBUTING.md", "docs/components.md", "docs/custom_dataset.md", "docs/fine_tuning.md"]
+    "guide",
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/components.md",
+        "docs/custom_dataset.md",
+        "docs/extending.md",
+        "docs/fine_tuning.md",
+    ],
 )
 def test_code_of_guide(guide: str, folder: Path) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / guide).read_text(encoding="utf-8"), re.M | re.S)

@@ -76,13 +76,13 @@ def uncertain_points(
         size = max(1, values_at_once(logits.device) // (_VALUES_OF_CANDIDATE * num_candidates))
         for maps, chosen in zip(logits.split(size), points[:, :num_uncertain].split(size), strict=True):
             candidates = random_points(len(maps), num_candidates, device=logits.device)
-            nearest = _smallest(sample_points(maps, candidates).abs_(), num_uncertain)
+            nearest = smallest(sample_points(maps, candidates).abs_(), num_uncertain)
             pairs = torch.view_as_complex(candidates).gather(1, nearest)  # x and y move as one
             chosen.copy_(torch.view_as_real(pairs))
     return points
 
 
-def _smallest(values: Tensor, count: int) -> Tensor:
+def smallest(values: Tensor, count: int) -> Tensor:
     """Return where the smallest of (..., n) are, (..., count), in any order."""
     if values.device.type != "cpu":
         return values.topk(count, largest=False, sorted=False).indices

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mask2former.d2.data import MetadataCatalog
 from mask2former.d2.modeling import build_model
 from mask2former.d2.structures import BitMasks, Instances, PolygonMasks
+from mask2former.modeling.build import build_criterion
 from mask2former.modeling.masks import PackedMasks
 from mask2former.modeling.matcher import Target
 from tests.helpers import golden
@@ -283,6 +284,31 @@ def test_loss_weight_is_for_per_pixel_heads() -> None:
     """As published: MaskFormer has weights of its own."""
     weighted = small_model(MODEL__SEM_SEG_HEAD__LOSS_WEIGHT=3.0, MODEL__MASK_FORMER__DICE_WEIGHT=7.0).criterion
     assert weighted.weights == {"loss_ce": 2.0, "loss_mask": 5.0, "loss_dice": 7.0}
+
+
+def test_keys_of_matching_and_losses_reach_them() -> None:
+    node = "MODEL__MASK_FORMER__"
+    changes = {
+        "CLASS_WEIGHT": 3.0,
+        "MASK_WEIGHT": 4.0,
+        "DICE_WEIGHT": 6.0,
+        "NO_OBJECT_WEIGHT": 0.25,
+        "TRAIN_NUM_POINTS": 99,
+        "OVERSAMPLE_RATIO": 2.0,
+        "IMPORTANCE_SAMPLE_RATIO": 0.5,
+        "DEEP_SUPERVISION": False,
+        "WEIGHT_OF_EACH_CLASS": [1.0, 2.0, 3.0, 4.0, 5.0],
+    }
+    criterion = build_criterion(small_cfg(**{node + key: value for key, value in changes.items()}))
+    matcher = criterion.matcher
+    assert criterion.weights == {"loss_ce": 3.0, "loss_mask": 4.0, "loss_dice": 6.0}
+    assert (matcher.cost_class, matcher.cost_mask, matcher.cost_dice, matcher.num_points) == (3.0, 4.0, 6.0, 99)
+    assert criterion.empty_weight.tolist() == [1, 2, 3, 4, 5, 0.25]
+    assert (criterion.num_points, criterion.oversample_ratio, criterion.importance_sample_ratio) == (99, 2.0, 0.5)
+    assert not criterion.deep_supervision
+    for key in ("CRITERION_NAME", "MATCHER_NAME"):
+        with pytest.raises(KeyError, match="'Unknown'"):
+            build_criterion(small_cfg(**{node + key: "Unknown"}))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
