@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from mask2former.checkpoint import CheckpointError
 from mask2former.d2 import comm
@@ -49,13 +49,14 @@ def optimizer_settings(optimizer: Optimizer) -> list[dict[str, Any]]:
 def apply_settings(settings: list[dict[str, Any]], optimizer: Optimizer, scheduler: LRScheduler) -> None:
     """Let an optimiser whose state was restored go on with `settings` instead of those in its state.
 
-    The factor that the schedule has reached stays.
+    Of schedules that are functions of the iteration, as ours, the one of this run counts from now on.
     """
     for group, wanted in zip(optimizer.param_groups, settings, strict=True):
-        before, after = group["initial_lr"], wanted["initial_lr"]
-        rate = group["lr"] if before == after else group["lr"] / before * after
-        group.update(wanted, lr=rate)
+        group.update(wanted, lr=group["lr"])
     scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
+    if isinstance(scheduler, LambdaLR):
+        for group, factor in zip(optimizer.param_groups, scheduler.lr_lambdas, strict=True):
+            group["lr"] = group["initial_lr"] * factor(scheduler.last_epoch)
 
 
 def check_same_start(iteration: int, folder: str) -> None:
