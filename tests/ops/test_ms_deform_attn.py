@@ -199,9 +199,12 @@ def test_result_does_not_depend_on_threads(backend: str) -> None:
 
 @pytest.mark.parametrize("capability", ["default", "avx2", "avx512"])
 def test_every_instruction_set_gives_the_same(capability: str) -> None:
+    known = ["default", "avx2", "avx512"]
+    if torch.backends.cpu.get_cpu_capability().lower() not in known[known.index(capability) :]:
+        pytest.skip(f"this machine knows no {capability}")  # older versions of PyTorch would take it on trust
     code = f"""
 import torch
-assert torch.backends.cpu.get_cpu_capability().lower() == {capability!r}, "not of this machine"
+assert torch.backends.cpu.get_cpu_capability().lower() == {capability!r}
 from tests.ops.test_ms_deform_attn import SHAPES, assert_equals_the_reference, inputs
 for dtype, tolerance in ((torch.float32, 1e-6), (torch.float64, 1e-12), (torch.bfloat16, 1e-2)):
     for width in (5, 32, 72):
@@ -211,8 +214,6 @@ for dtype, tolerance in ((torch.float32, 1e-6), (torch.float64, 1e-12), (torch.b
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
     )
-    if "not of this machine" in result.stderr:
-        pytest.skip(f"this machine knows no {capability}")
     assert result.returncode == 0, result.stderr
 
 
