@@ -21,7 +21,7 @@ from mask2former.d2.data import DatasetCatalog, MetadataCatalog
 from mask2former.data.images import read_label_map
 from mask2former.data.mappers import DATASET_MAPPER_REGISTRY
 from mask2former.engine.agreement import failing_together
-from mask2former.evaluation.build import EVALUATOR_REGISTRY, check_outputs
+from mask2former.evaluation.build import check_outputs, find_builder
 from mask2former.similar import did_you_mean
 
 logger = logging.getLogger(__name__)
@@ -43,18 +43,6 @@ MAPPER_READS = {
 
 CLASS_LISTS = {_SEMANTIC: "stuff_classes", _PANOPTIC: "stuff_classes", _INSTANCE: "thing_classes"}
 """The metadata that lists the classes of each kind (panoptic sets list all classes under stuff_classes)."""
-
-EVALUATED_CLASSES = {
-    "coco_panoptic_seg": "stuff_classes",
-    "ade20k_panoptic_seg": "stuff_classes",
-    "cityscapes_panoptic_seg": "stuff_classes",
-    "mapillary_vistas_panoptic_seg": "stuff_classes",
-    "coco": "thing_classes",
-    "cityscapes_instance": "thing_classes",
-    "sem_seg": "stuff_classes",
-    "cityscapes_sem_seg": "stuff_classes",
-}
-"""The same by evaluator_type, for data sets to evaluate on."""
 
 SWITCHES = ("SEMANTIC_ON", "INSTANCE_ON", "PANOPTIC_ON")
 
@@ -184,7 +172,7 @@ def check_test_datasets(cfg: CfgNode, *, check_classes: bool = True) -> None:
     """Check the images of every data set of DATASETS.TEST, and its number of classes."""
     for name in cfg.DATASETS.TEST:
         check_files(name, load_dataset("DATASETS.TEST", name), keys=("file_name",))
-        class_list = EVALUATED_CLASSES.get(MetadataCatalog.get(name).get("evaluator_type"))
+        class_list = getattr(find_builder(name), "class_list", None)
         if check_classes and class_list is not None:
             check_class_count(name, class_list, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
 
@@ -314,11 +302,10 @@ def check_tasks(cfg: CfgNode) -> None:
                 "use a panoptic data set."
             )
     for name in cfg.DATASETS.TEST:
-        if MetadataCatalog.get(name).get("evaluator_type") in EVALUATOR_REGISTRY:
-            try:
-                check_outputs(cfg, name)
-            except ValueError as error:
-                raise SetupError(str(error)) from error
+        try:
+            check_outputs(cfg, name)
+        except ValueError as error:
+            raise SetupError(str(error)) from error
     if cfg.TEST.AUG.ENABLED and cfg.DATASETS.TEST and (test.COMPACT_OUTPUTS or not test.SEMANTIC_ON):
         raise SetupError(
             f"TEST.AUG.ENABLED averages semantic scores: set {prefix}.SEMANTIC_ON True and {prefix}.COMPACT_OUTPUTS "

@@ -41,19 +41,9 @@ def needs(class_list: str, *outputs: str) -> Callable[[Build], Build]:
 
 
 def find_builder(dataset_name: str) -> Any:
-    """What is registered for the `evaluator_type` of a data set.
-
-    Raises:
-        KeyError: the type is not set, or nothing is registered for it.
-    """
+    """What is registered for the `evaluator_type` of a data set, or None: trainers may bring their own evaluator."""
     evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
-    if evaluator_type not in EVALUATOR_REGISTRY:
-        known = ", ".join(sorted(name for name, _ in EVALUATOR_REGISTRY))
-        raise KeyError(
-            f"data set {dataset_name!r} has evaluator_type {evaluator_type!r}; known types are: {known}. "
-            "Set evaluator_type in its metadata, or register a function of that name in EVALUATOR_REGISTRY"
-        )
-    return EVALUATOR_REGISTRY.get(evaluator_type)
+    return EVALUATOR_REGISTRY.get(evaluator_type) if evaluator_type in EVALUATOR_REGISTRY else None
 
 
 def check_outputs(cfg: CfgNode, dataset_name: str) -> None:
@@ -76,8 +66,16 @@ def build_evaluators(cfg: CfgNode, dataset_name: str, output_dir: str | None = N
         KeyError: the data set's `evaluator_type` is not set, or nothing is registered for it.
         ValueError: the config turns on no output that could be scored.
     """
+    builder = find_builder(dataset_name)
+    if builder is None:
+        evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
+        known = ", ".join(sorted(name for name, _ in EVALUATOR_REGISTRY))
+        raise KeyError(
+            f"data set {dataset_name!r} has evaluator_type {evaluator_type!r}; known types are: {known}. "
+            "Set evaluator_type in its metadata, or register a function of that name in EVALUATOR_REGISTRY"
+        )
     check_outputs(cfg, dataset_name)
-    return DatasetEvaluators(find_builder(dataset_name)(cfg, dataset_name, output_dir))
+    return DatasetEvaluators(builder(cfg, dataset_name, output_dir))
 
 
 @EVALUATOR_REGISTRY.register()
