@@ -1,4 +1,6 @@
 # Two commands matter: `make quickstart` and `make test`. Each makes what it needs first.
+# Without a GPU: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make ..., since the package index has PyTorch for
+# Linux with 4 GB of CUDA libraries alone, by no extra or other name without.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -25,13 +27,16 @@ OLDEST_TESTS ?= tests/modeling tests/ops/test_ms_deform_attn.py tests/ops/test_l
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .NOTPARALLEL:
-.PHONY: help venv quickstart test test-oldest lint format clean
+.PHONY: help install venv quickstart test test-oldest lint format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 quickstart: $(RUN_STAMP) ## Train, evaluate and draw a small model on this machine: output/quickstart/
 	$(BIN)/python tools/quickstart.py --output output/quickstart
+
+install: $(RUN_STAMP) ## Install what training and prediction need into .venv
+	@echo "Installed. Start with: source $(VENV)/bin/activate"
 
 test: lint ## Run the linters and all tests
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -13,6 +13,7 @@ from .data import (
     MaskFormerSemanticDatasetMapper,
 )
 from .data.datasets import register_coco_instances, register_coco_panoptic, register_images, register_semantic
+from .engine.predictor import Predictor
 from .engine.test_time_augmentation import SemanticSegmentorWithTTA
 from .evaluation import (
     CityscapesInstanceEvaluator,
@@ -36,6 +37,7 @@ __all__ = [
     "MaskFormerInstanceDatasetMapper",
     "MaskFormerPanopticDatasetMapper",
     "MaskFormerSemanticDatasetMapper",
+    "Predictor",
     "SemSegEvaluator",
     "SemanticSegmentorWithTTA",
     "add_maskformer2_config",

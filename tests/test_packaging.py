@@ -32,7 +32,6 @@ WITH_PYTORCH = {"triton"}
 LAYERS = [
     "mask2former",
     "mask2former.model_zoo",
-    "mask2former.config",
     "mask2former.engine",
     "mask2former.evaluation",
     "mask2former.checkpoint",
@@ -40,6 +39,7 @@ LAYERS = [
     "mask2former.data",
     "mask2former.modeling",
     "mask2former.ops",
+    "mask2former.config",
     "mask2former.d2",
     "mask2former.files",
     "mask2former.similar",

@@ -25,7 +25,7 @@ from tqdm import tqdm
 import mask2former  # noqa: F401 (registers the built-in data sets)
 from mask2former.d2.data import DatasetCatalog, Metadata, MetadataCatalog
 from mask2former.d2.transforms import NoOpTransform
-from mask2former.data.check import Report, check_list, check_record
+from mask2former.data.check import Report, check_list, check_record, mask_problem
 from mask2former.data.datasets.metadata import first_few
 from mask2former.data.images import DataError, read_image, read_label_map, read_panoptic_png
 from mask2former.data.targets import instance_targets
@@ -33,6 +33,8 @@ from mask2former.engine.command import add_import_option, import_modules, run
 from mask2former.files import write_bytes
 from mask2former.similar import did_you_mean
 from mask2former.visualization import contact_sheet, draw_instances, draw_panoptic, draw_semantic
+
+ANNOTATIONS = ("pan_seg_file_name", "annotations", "sem_seg_file_name")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -76,6 +78,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             healthy.append(record)
     print(f"{args.name}: {len(chosen)} of {len(records)} images read")
     print_statistics(report, metadata)
+    is_annotated = any(key in record for record in records for key in ANNOTATIONS)
+    if is_annotated and not report.objects and not report.problems:
+        report.problems.append("no image has an annotation: there is nothing to learn or to score")
+    elif not is_annotated:
+        print("Images alone, to predict on")
+    masks = mask_problem(report.labels, len(metadata.get("stuff_classes") or ()), metadata.get("ignore_label", 255))
+    if masks and report.labels:
+        report.problems.append(f"the label maps {masks}")
     if healthy and args.pictures > 0:
         path = args.output / f"{args.name}.png"
         sheet = draw_sheet(_spread(healthy, args.pictures), metadata)
@@ -102,6 +112,7 @@ def print_statistics(report: Report, metadata: Metadata) -> None:
         for number, count in report.objects.most_common()
     ]  # fmt: skip
     print(tabulate(rows, headers=["class", "name", "images", "objects", "% of pixels"], floatfmt=".2f"))
+    print(f"At most {report.most[0]} objects in an image ({report.most[1]}): the model needs as many queries")
     absent = [name for number, name in enumerate(names) if number not in report.objects]
     if absent:
         print(f"{len(absent)} of {len(names)} classes do not occur: {first_few(absent, 20)}")

@@ -16,22 +16,17 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
-import numpy as np
 from tqdm import tqdm
 
 from mask2former import get_cfg
 from mask2former.d2.config import CfgNode
-from mask2former.d2.data import Metadata
 from mask2former.data.images import DataError, read_image
 from mask2former.engine.command import add_import_option, import_modules, run
 from mask2former.engine.predictor import Predictor
 from mask2former.engine.setup import load_cfg
-from mask2former.evaluation.semantic import label_map
 from mask2former.files import write_bytes
-from mask2former.visualization import draw_instances, draw_panoptic, draw_semantic
 
 IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 OUTPUT_KEYS = {"panoptic": "panoptic_seg", "instance": "instances", "semantic": "sem_seg"}  # best first
@@ -90,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             tqdm.write(f"skipped: {error}", file=sys.stderr)
             skipped.append(path)
             continue
-        overlay = draw(image, predictor(image), predictor.metadata)
+        overlay = predictor.draw(image, predictor(image))
         _, png = cv2.imencode(".png", overlay[:, :, ::-1])
         write_bytes(target, png.tobytes())
     print(f"{len(images) - len(skipped)} overlays in {args.output}, {len(skipped)} images skipped")
@@ -139,17 +134,6 @@ def output_paths(images: Sequence[Path], folder: Path) -> list[Path]:
             target, number = folder / f"{image.stem}_{number}.png", number + 1
         targets.append(target)
     return targets
-
-
-def draw(image: np.ndarray, output: dict[str, Any], metadata: Metadata) -> np.ndarray:
-    """Overlay of the first of panoptic, instances and semantic that the model has put out."""
-    if "panoptic_seg" in output:
-        ids, segments = output["panoptic_seg"]
-        return draw_panoptic(image, ids, segments, metadata)
-    if "instances" in output:
-        found = output["instances"]
-        return draw_instances(image, found.pred_masks, found.pred_classes, metadata, found.scores)
-    return draw_semantic(image, label_map(output["sem_seg"]), metadata)
 
 
 if __name__ == "__main__":

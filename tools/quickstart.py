@@ -19,7 +19,6 @@ import cv2
 import numpy as np
 import torch
 
-from mask2former import get_cfg
 from mask2former.d2.config import CfgNode
 from mask2former.d2.data import DatasetCatalog, MetadataCatalog
 from mask2former.data.images import read_image, read_panoptic_png
@@ -92,7 +91,7 @@ def main() -> None:
     subprocess.run([*make_shapes, "--train", str(args.train), "--val", str(args.val)], check=True)
     train_dir = args.output / "train"
     arguments = ["--config-file", str(CONFIG), "OUTPUT_DIR", str(train_dir), *args.opts]
-    cfg = setup(default_argument_parser().parse_args(arguments), get_cfg())
+    cfg = setup(default_argument_parser().parse_args(arguments))
     trainer = QuickstartTrainer(cfg)
     trainer.resume_or_load(resume=False)
     results = flatten_results(trainer.train())

@@ -8,36 +8,9 @@ Examples:
     torchrun --nproc-per-node 2 tools/train_net.py --config-file FILE
 """
 
-import argparse
+from mask2former.engine.main import main, run_command_line
 
-from mask2former import get_cfg
-from mask2former.checkpoint import Checkpointer
-from mask2former.engine.checks import check_setup
-from mask2former.engine.command import run
-from mask2former.engine.launch import launch
-from mask2former.engine.setup import default_argument_parser, setup
-from mask2former.engine.trainer import Trainer
-
-
-def main(args: argparse.Namespace) -> None:
-    """Run in every process."""
-    cfg = setup(args, get_cfg())
-    if args.eval_only:
-        check_setup(cfg, eval_only=True)
-        model = Trainer.build_model(cfg)
-        Checkpointer(model, cfg.OUTPUT_DIR).resume_or_load(
-            cfg.MODEL.WEIGHTS, resume=args.resume, complete=not args.allow_missing_weights, strict=args.strict
-        )
-        Trainer.test(cfg, model)
-        if cfg.TEST.AUG.ENABLED:
-            Trainer.test_with_TTA(cfg, model)
-        return
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=args.resume, strict=args.strict)
-    trainer.train()
-
+__all__ = ["main"]
 
 if __name__ == "__main__":
-    arguments = default_argument_parser().parse_args()
-    machines = (arguments.num_gpus, arguments.num_machines, arguments.machine_rank, arguments.dist_url)
-    run(lambda: launch(main, *machines, args=(arguments,)))
+    run_command_line()

@@ -1,7 +1,7 @@
 """Reads every file of a data set and says everything that is wrong with it, with statistics of its classes."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +26,8 @@ class Report:
         images: number of images that hold a class, by class.
         objects: number of its segments or annotations; a semantic label map has one of each class.
         pixels: number of its pixels.
+        labels: what occurs in label maps, the ignore label too.
+        most: the largest number of objects in an image, and its file.
         size: pixels of the images that were read.
     """
 
@@ -33,6 +35,8 @@ class Report:
     images: Counter[int] = field(default_factory=Counter)
     objects: Counter[int] = field(default_factory=Counter)
     pixels: Counter[int] = field(default_factory=Counter)
+    labels: set[int] = field(default_factory=set)
+    most: tuple[int, str] = (0, "")
     size: int = 0
 
     def add(self, other: "Report") -> None:
@@ -41,9 +45,12 @@ class Report:
         for mine, more in ((self.images, other.images), (self.objects, other.objects), (self.pixels, other.pixels)):
             mine.update(more)
         self.size += other.size
+        self.labels |= other.labels
+        self.most = max(self.most, other.most)
 
-    def count(self, classes: Sequence[int], pixels: Sequence[int]) -> None:
+    def count(self, classes: Sequence[int], pixels: Sequence[int], file: str) -> None:
         """Takes up the objects of one image: the class of each, and its pixels."""
+        self.most = max(self.most, (len(classes), file))
         self.images.update(set(classes))
         self.objects.update(classes)
         for category, area in zip(classes, pixels, strict=True):
@@ -61,6 +68,32 @@ def check_list(records: Sequence[Mapping[str, Any]]) -> list[str]:
         if twice:
             problems.append(f"{key} given more than once: {first_few(twice)}")
     return problems
+
+
+def label_problem(labels: Iterable[int], num_classes: int, ignore_label: int) -> str:
+    """What is wrong with the labels of a map, or ""."""
+    wrong = sorted(label for label in labels if not 0 <= label < num_classes and label != ignore_label)
+    if not wrong:
+        return ""
+    text = (
+        f"label {first_few(wrong)} is neither a class (0..{num_classes - 1}) nor the ignore label {ignore_label}. "
+        "Correct the label map, MODEL.SEM_SEG_HEAD.NUM_CLASSES, or ignore_label in the metadata of the data set."
+    )
+    if wrong == [num_classes]:
+        text += " Where 0 stands for nothing and classes count from 1, shift the labels down: docs/semantic.md."
+    return text
+
+
+def mask_problem(labels: Collection[int], num_classes: int, ignore_label: int) -> str:
+    """What is wrong with the labels of all maps together, or "": nothing to learn, or masks of 0 and 255."""
+    if set(labels) == {ignore_label}:
+        return f"hold nothing but the ignore label {ignore_label}: there is nothing to learn or to score"
+    if num_classes == 2 and set(labels) == {0, ignore_label}:
+        return (
+            f"hold 0 and {ignore_label} alone. {ignore_label} is the label to ignore, so that no class but 0 is ever "
+            "seen; if it marks a class, write it as that class's number: docs/semantic.md, masks with other numbers"
+        )
+    return ""
 
 
 def check_record(metadata: Mapping[str, Any], record: Mapping[str, Any]) -> Report:
@@ -103,7 +136,7 @@ def _check_panoptic(metadata: Mapping[str, Any], record: Mapping[str, Any], size
             check_size(path, ids.shape, size, record["file_name"])
         targets = panoptic_targets(ids, segments, path)
         areas = np.bincount(targets.index.ravel() + 1, minlength=len(targets.classes) + 1)
-        report.count(targets.classes.tolist(), areas[1:].tolist())
+        report.count(targets.classes.tolist(), areas[1:].tolist(), record["file_name"])
         kept = [segment for segment in segments if not segment.get("iscrowd", 0)]
         lost = [segment["id"] for segment, area in zip(kept, areas[1:], strict=True) if not area]
         # ADE20K's annotations hold stuff that things cover wholly.
@@ -119,12 +152,15 @@ def _check_semantic(metadata: Mapping[str, Any], record: Mapping[str, Any], size
         labels = read_label_map(path)
         if size is not None:
             check_size(path, labels.shape, size, record["file_name"])
-        targets = semantic_targets(
-            labels, path, ignore_label=metadata.get("ignore_label", 255), num_classes=num_classes
-        )
+        ignore_label = metadata.get("ignore_label", 255)
+        report.labels.update(np.unique(labels).tolist())
+        problem = label_problem(report.labels, num_classes, ignore_label)
+        if problem:
+            raise DataError(f"{path}: {problem}")
+        targets = semantic_targets(labels, path, ignore_label=ignore_label, num_classes=num_classes)
         areas = np.bincount(targets.index.ravel() + 1, minlength=num_classes + 1)
         present = np.flatnonzero(areas[1:])
-        report.count(present.tolist(), areas[1:][present].tolist())
+        report.count(present.tolist(), areas[1:][present].tolist(), record["file_name"])
     return report
 
 
@@ -144,7 +180,7 @@ def _check_annotations(metadata: Mapping[str, Any], record: Mapping[str, Any], s
         else:
             areas.append(0 if size is None else _area(segmentation, size))
     if len(areas) == len(classes):
-        report.count(classes, areas)
+        report.count(classes, areas, path)
     return report
 
 

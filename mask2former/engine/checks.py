@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 
 from mask2former.checkpoint import CheckpointError, check_config
+from mask2former.config import get_cfg
 from mask2former.d2 import comm
 from mask2former.d2.config import CfgNode
 from mask2former.d2.data import DatasetCatalog, MetadataCatalog
+from mask2former.data.check import label_problem, mask_problem
 from mask2former.data.images import read_label_map
 from mask2former.data.mappers import DATASET_MAPPER_REGISTRY
 from mask2former.engine.agreement import failing_together
@@ -32,17 +34,11 @@ LABEL_MAPS_READ = 50
 NAMES_SHOWN = 10
 
 _PANOPTIC, _INSTANCE, _SEMANTIC = "pan_seg_file_name", "annotations", "sem_seg_file_name"
-MAPPER_READS = {
-    "mask_former_semantic": _SEMANTIC,
-    "mask_former_panoptic": _PANOPTIC,
-    "coco_panoptic_lsj": _PANOPTIC,
-    "mask_former_instance": _INSTANCE,
-    "coco_instance_lsj": _INSTANCE,
-}
-"""The key of dataset dicts that each mapper makes targets of. Mappers of plug-ins are not checked."""
-
 CLASS_LISTS = {_SEMANTIC: "stuff_classes", _PANOPTIC: "stuff_classes", _INSTANCE: "thing_classes"}
 """The metadata that lists the classes of each kind (panoptic sets list all classes under stuff_classes)."""
+
+ENTRIES = {_PANOPTIC: "segments_info", _INSTANCE: "annotations"}
+"""Where dataset dicts list the objects of each kind; label maps list none."""
 
 SWITCHES = ("SEMANTIC_ON", "INSTANCE_ON", "PANOPTIC_ON")
 
@@ -119,7 +115,7 @@ def check_head(cfg: CfgNode, *, eval_only: bool = False) -> None:
                 "MODEL.META_ARCHITECTURE 'SemanticSegmentor' classifies pixels, which MaskFormerHead does not. Set it "
                 "to 'MaskFormer', or MODEL.SEM_SEG_HEAD.NAME to 'PerPixelBaselineHead'."
             )
-        if not eval_only and MAPPER_READS.get(cfg.INPUT.DATASET_MAPPER_NAME, _SEMANTIC) != _SEMANTIC:
+        if not eval_only and mapper_reads(cfg.INPUT.DATASET_MAPPER_NAME) not in (_SEMANTIC, None):
             raise SetupError(
                 "MODEL.META_ARCHITECTURE 'SemanticSegmentor' learns from label maps, which INPUT.DATASET_MAPPER_NAME "
                 f"{cfg.INPUT.DATASET_MAPPER_NAME!r} does not give. Use 'mask_former_semantic'."
@@ -151,30 +147,110 @@ def check_train_datasets(cfg: CfgNode, *, check_classes: bool = True) -> None:
         )
     if not cfg.DATASETS.TRAIN:
         raise SetupError("DATASETS.TRAIN is empty: name at least one registered data set")
-    num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    kind = mapper_reads(mapper)
     for name in cfg.DATASETS.TRAIN:
         dicts = load_dataset("DATASETS.TRAIN", name)
-        kind = MAPPER_READS.get(mapper)
-        if kind is None:
-            check_files(name, dicts, keys=("file_name",))
-            continue
-        check_mapper(mapper, name, dicts)
-        if check_classes:
-            check_class_count(name, CLASS_LISTS[kind], num_classes)
-            check_categories(name, dicts, kind, num_classes)
-        check_files(name, dicts, keys=("file_name", kind) if kind != _INSTANCE else ("file_name",))
-        if check_classes and kind == _SEMANTIC:
-            check_ignore_label(name, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)
-            check_label_maps(dicts, num_classes, ignore_label=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)
+        if kind is not None:
+            check_mapper(mapper, name, dicts)
+        check_annotations(cfg, name, dicts, kinds=[kind] if kind else [], check_classes=check_classes)
+        if kind in ENTRIES and not count_objects(dicts, kind)[0]:
+            raise SetupError(f"Data set {name!r}: none of its {len(dicts)} images has an annotation to learn from")
+        log_dataset(name, dicts, kind)
+        if cfg.MODEL.META_ARCHITECTURE == "MaskFormer" and kind in ENTRIES:
+            check_queries(name, dicts, kind, cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES)
+    unread = unread_input_keys(cfg)
+    if unread:
+        logger.warning("INPUT.DATASET_MAPPER_NAME %s does not read %s", mapper, ", ".join(unread))
 
 
 def check_test_datasets(cfg: CfgNode, *, check_classes: bool = True) -> None:
-    """Check the images of every data set of DATASETS.TEST, and its number of classes."""
+    """Check the files of every data set of DATASETS.TEST, its number of classes, and its ground truth."""
     for name in cfg.DATASETS.TEST:
-        check_files(name, load_dataset("DATASETS.TEST", name), keys=("file_name",))
+        dicts = load_dataset("DATASETS.TEST", name)
         class_list = getattr(find_builder(name), "class_list", None)
-        if check_classes and class_list is not None:
+        if class_list and check_classes:
             check_class_count(name, class_list, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
+        fitting = [kind for kind in CLASS_LISTS if class_list in (None, CLASS_LISTS[kind])]
+        kinds = [kind for kind in fitting if all(kind in item for item in dicts)]
+        check_annotations(cfg, name, dicts, kinds=kinds, check_classes=check_classes)
+        log_dataset(name, dicts, kinds[0] if kinds else None)
+        if kinds and kinds[0] in ENTRIES and not count_objects(dicts, kinds[0])[0]:
+            logger.warning("Data set %r: none of its %d images has an annotation to score", name, len(dicts))
+
+
+def check_annotations(
+    cfg: CfgNode, name: str, dicts: DatasetDicts, *, kinds: Sequence[str], check_classes: bool
+) -> None:
+    """Check files, number of classes and labels of what a data set has of the given kinds of annotation."""
+    num_classes, ignore_value = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+    if check_classes:
+        for kind in kinds:
+            check_class_count(name, CLASS_LISTS[kind], num_classes)
+            check_categories(name, dicts, kind, num_classes)
+    check_files(name, dicts, keys=("file_name", *(kind for kind in kinds if kind != _INSTANCE)))
+    if check_classes and _SEMANTIC in kinds:
+        check_ignore_label(name, ignore_value)
+        check_label_maps(dicts, num_classes, ignore_label=ignore_value)
+
+
+def log_dataset(name: str, dicts: DatasetDicts, kind: str | None) -> None:
+    """Log the size of a data set."""
+    objects = sum(not entry.get("iscrowd", 0) for item in dicts for entry in item.get(ENTRIES.get(kind or "", ""), ()))
+    classes = MetadataCatalog.get(name).get(CLASS_LISTS.get(kind or "", "stuff_classes")) or ()
+    logger.info(
+        "Data set %s: %d images, %s%d classes",
+        *(name, len(dicts), f"{objects} objects, " if kind in ENTRIES else "", len(classes)),
+    )
+
+
+def count_objects(dicts: DatasetDicts, kind: str) -> tuple[int, str]:
+    """The largest number of objects (crowds apart) in one image, and that image's file."""
+    return max(
+        (sum(not entry.get("iscrowd", 0) for entry in item.get(ENTRIES[kind], ())), item["file_name"]) for item in dicts
+    )
+
+
+def check_queries(name: str, dicts: DatasetDicts, kind: str, queries: int) -> None:
+    """Warn of images with more objects than the model can find."""
+    largest, file = count_objects(dicts, kind)
+    if largest > queries:
+        logger.warning(
+            "Data set %r: %s has %d objects, of which %d queries can learn and find %d at most. Set "
+            "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES to %d or more.",
+            name, file, largest, queries, queries, largest,
+        )  # fmt: skip
+
+
+def unread_input_keys(cfg: CfgNode) -> list[str]:
+    """Keys of INPUT that differ from their defaults and that building the mapper does not read."""
+    read: set[str] = set()
+
+    class Recording(CfgNode):
+        def __getattr__(self, name: str) -> Any:
+            read.add(name)
+            return super().__getattr__(name)
+
+    recording = cfg.clone()
+    recording.defrost()
+    recording.INPUT = Recording(recording.INPUT)
+    for is_train in (True, False):
+        DATASET_MAPPER_REGISTRY.get(cfg.INPUT.DATASET_MAPPER_NAME)(recording, is_train)
+    changed = _differences(cfg.INPUT, get_cfg().INPUT, "INPUT.")
+    return [key for key in changed if key.rpartition(".")[2] not in {*read, "DATASET_MAPPER_NAME"}]
+
+
+def _differences(node: CfgNode, defaults: CfgNode, prefix: str) -> list[str]:
+    keys = []
+    for key, value in node.items():
+        if isinstance(value, CfgNode):
+            keys += _differences(value, defaults[key], f"{prefix}{key}.")
+        elif key in defaults and tuple(_listed(value)) != tuple(_listed(defaults[key])):
+            keys.append(f"{prefix}{key}")
+    return keys
+
+
+def _listed(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else [value]
 
 
 def load_dataset(key: str, name: str) -> DatasetDicts:
@@ -194,14 +270,19 @@ def load_dataset(key: str, name: str) -> DatasetDicts:
     return dicts
 
 
+def mapper_reads(name: str) -> str | None:
+    """The key of dataset dicts that a mapper makes targets of; None where it does not say, as plug-ins need not."""
+    return getattr(DATASET_MAPPER_REGISTRY.get(name), "reads", None) if name in DATASET_MAPPER_REGISTRY else None
+
+
 def check_mapper(mapper: str, name: str, dicts: DatasetDicts) -> None:
     """Check that every image has the kind of annotation that the mapper reads."""
-    kind = MAPPER_READS[mapper]
+    kind = mapper_reads(mapper)
     lacking = [item["file_name"] for item in dicts if kind not in item]
     if not lacking:
         return
-    found = {key for item in dicts for key in MAPPER_READS.values() if key in item}
-    fitting = [other for other, reads in MAPPER_READS.items() if reads in found - {kind}]
+    found = {key for item in dicts for key in CLASS_LISTS if key in item}
+    fitting = [other for other, _ in DATASET_MAPPER_REGISTRY if mapper_reads(other) in found - {kind}]
     fix = f"Use {' or '.join(fitting)}, or another data set." if fitting else "Use another data set."
     raise SetupError(
         f"INPUT.DATASET_MAPPER_NAME is {mapper!r}, which reads {kind!r}, but {len(lacking)} of {len(dicts)} "
@@ -234,11 +315,10 @@ def check_ignore_label(name: str, ignore_value: int) -> None:
 
 def check_categories(name: str, dicts: DatasetDicts, kind: str, num_classes: int) -> None:
     """Check that the category ids of all segments or instances lie in [0, num_classes)."""
-    key = {_PANOPTIC: "segments_info", _INSTANCE: "annotations"}.get(kind)
-    if key is None:
+    if kind not in ENTRIES:
         return
     for item in dicts:
-        for entry in item.get(key, ()):
+        for entry in item.get(ENTRIES[kind], ()):
             if not 0 <= entry["category_id"] < num_classes:
                 raise SetupError(
                     f"{item.get(_PANOPTIC, item['file_name'])}: category_id {entry['category_id']} of data "
@@ -277,15 +357,15 @@ def missing_files(paths: Iterable[str]) -> list[str]:
 def check_label_maps(dicts: DatasetDicts, num_classes: int, *, ignore_label: int) -> None:
     """Check the pixel values of `LABEL_MAPS_READ` label maps, spread evenly over the data set."""
     step = max(1, len(dicts) // LABEL_MAPS_READ)
+    found: set[int] = set()
     for item in dicts[::step][:LABEL_MAPS_READ]:
-        values = np.unique(read_label_map(item[_SEMANTIC]))
-        wrong = values[((values < 0) | (values >= num_classes)) & (values != ignore_label)]
-        if len(wrong):
-            raise SetupError(
-                f"{item[_SEMANTIC]}: label {', '.join(map(str, wrong[:NAMES_SHOWN]))} is neither a class "
-                f"(0..{num_classes - 1}) nor the ignore label {ignore_label}. Correct the label map, "
-                "MODEL.SEM_SEG_HEAD.NUM_CLASSES, or ignore_label in the metadata of the data set."
-            )
+        found.update(np.unique(read_label_map(item[_SEMANTIC])).tolist())
+        problem = label_problem(found, num_classes, ignore_label)
+        if problem:
+            raise SetupError(f"{item[_SEMANTIC]}: {problem}")
+    problem = mask_problem(found, num_classes, ignore_label)
+    if problem:
+        raise SetupError(f"{dicts[0][_SEMANTIC]} and the other label maps {problem}")
 
 
 def check_tasks(cfg: CfgNode) -> None:

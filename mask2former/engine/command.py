@@ -56,6 +56,8 @@ def run(main: Callable[[], Any]) -> NoReturn:
         sys.exit(_end("interrupted", status=130))
     except USER_ERRORS as error:
         text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+        if isinstance(error, KeyError) and " " not in text:  # no sentence for a user, but a missing key of a dict
+            raise
         log = _write_to_log(error)
         if log is None and not isinstance(error, CheckpointError | OSError) and not _is_ours(error):
             raise

@@ -16,6 +16,8 @@ from mask2former.d2.transforms import AugInput, AugmentationList
 from mask2former.data.augmentation import build_test_augmentation
 from mask2former.data.datasets.metadata import dataset_metadata, metadata_of
 from mask2former.engine.setup import use_available_device
+from mask2former.evaluation.semantic import label_map
+from mask2former.visualization import draw_instances, draw_panoptic, draw_semantic
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +84,7 @@ class Predictor:
             if hasattr(self.model, "metadata"):
                 setattr(self.model, "metadata", self.metadata)  # noqa: B010, from which it knows the things
         self._augmentation = AugmentationList(build_test_augmentation(self.cfg))
+        self._input_format = input_format
         self._swap_channels = input_format != cfg.INPUT.FORMAT
 
     @torch.no_grad()
@@ -105,6 +108,24 @@ class Predictor:
                 output["instances"], score_threshold=self.score_threshold, max_instances=self.max_instances
             )
         return output
+
+    def draw(self, image: np.ndarray, output: dict[str, Any]) -> np.ndarray:
+        """The image, in its own channel order, under the first that `output` has of panoptic, instances, semantic.
+
+        Returns:
+            uint8 (H, W, 3), a whole number of times as large as a small image.
+        """
+        order = slice(None, None, -1 if self._input_format == "BGR" else 1)
+        rgb = np.ascontiguousarray(image[:, :, order])
+        if "panoptic_seg" in output:
+            ids, segments = output["panoptic_seg"]
+            drawn = draw_panoptic(rgb, ids, segments, self.metadata)
+        elif "instances" in output:
+            found = output["instances"]
+            drawn = draw_instances(rgb, found.pred_masks, found.pred_classes, self.metadata, found.scores)
+        else:
+            drawn = draw_semantic(rgb, label_map(output["sem_seg"]), self.metadata)
+        return drawn[:, :, order]
 
 
 def select_instances(

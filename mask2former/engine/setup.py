@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from mask2former import d2
+from mask2former.config import get_cfg
 from mask2former.d2 import comm
 from mask2former.d2.config import CfgNode
 from mask2former.d2.config_file import merge_config_file, merge_key_values
@@ -61,14 +62,14 @@ def default_argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def setup(args: argparse.Namespace, cfg: CfgNode) -> CfgNode:
+def setup(args: argparse.Namespace, cfg: CfgNode | None = None) -> CfgNode:
     """Import what `--import` names, read the config, make OUTPUT_DIR with `config.yaml` in it, start logging.
 
     It is called in every process.
 
     Args:
         args: of `default_argument_parser`.
-        cfg: all keys at their defaults, as from `mask2former.get_cfg`.
+        cfg: all keys at their defaults; None: those of `mask2former.get_cfg`.
 
     Returns:
         The frozen config.
@@ -78,7 +79,7 @@ def setup(args: argparse.Namespace, cfg: CfgNode) -> CfgNode:
         ModuleNotFoundError: there is no module of a name that `--import` gives.
     """
     import_modules(getattr(args, "modules", ()))
-    cfg = load_cfg(cfg, args.config_file, args.opts)
+    cfg = load_cfg(cfg or get_cfg(), args.config_file, args.opts)
     output_dir = Path(cfg.OUTPUT_DIR)
     make_output_dir(cfg)
     setup_logging(output_dir, rank=comm.get_rank())

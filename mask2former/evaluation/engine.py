@@ -9,7 +9,6 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-from tabulate import tabulate
 from torch import nn
 
 from mask2former.d2 import comm
@@ -66,14 +65,10 @@ def inference_on_dataset(
 
 
 def print_results(results: Mapping[str, Mapping[str, float]]) -> None:
-    """Log one table per task, without the per-class values, ready to be copied into a document or a
-    spreadsheet.
-    """
+    """Log a line per task, without the per-class values: evaluators log tables of their own."""
     for task, metrics in results.items():
         summary = {name: value for name, value in metrics.items() if "-" not in name}
-        table = tabulate([summary.values()], headers=list(summary), tablefmt="pipe", floatfmt=".3f")
-        logger.info("%s\n%s", task, table)
-        logger.info("copypaste: %s", ",".join(f"{value:.4f}" for value in summary.values()))
+        logger.info("%s: %s", task, ", ".join(f"{name} {value:.3f}" for name, value in summary.items()))
 
 
 def flatten_results(results: Mapping[str, Any]) -> dict[str, float]:

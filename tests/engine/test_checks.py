@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from mask2former import get_cfg
+from mask2former.d2.config_file import merge_config_file
 from mask2former.d2.data import DatasetCatalog, MetadataCatalog
 from mask2former.engine.checks import (
     SetupError,
@@ -19,9 +20,12 @@ from mask2former.engine.checks import (
     check_setup,
     check_tasks,
     missing_files,
+    unread_input_keys,
 )
+from tests.helpers.models import CONFIGS
 
 PANOPTIC = {"evaluator_type": "coco_panoptic_seg", "stuff_classes": ["a", "b"], "thing_classes": ["a", "b"]}
+SEMANTIC = {"evaluator_type": "sem_seg", "stuff_classes": ["a", "b"], "ignore_label": 255}
 THINGS = {"thing_dataset_id_to_contiguous_id": {1: 0}}
 
 
@@ -206,6 +210,92 @@ def test_label_out_of_range_names_file_and_value(tmp_path):
         check_label_maps(dicts, 2, ignore_label=255)
     with pytest.raises(SetupError, match=r"255\.png: label 255"):
         check_label_maps(dicts, 8, ignore_label=0)
+
+
+@pytest.fixture
+def semantic_dicts(tmp_path):
+    def write(*values):
+        return [
+            {
+                "file_name": write_png(tmp_path / "images" / f"{value}.png"),
+                "sem_seg_file_name": write_png(tmp_path / "labels" / f"{value}.png", value),
+                "image_id": value,
+            }
+            for value in values
+        ]
+
+    return write
+
+
+@pytest.mark.parametrize("key", ["TRAIN", "TEST"])
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ((0, 255), r"0\.png and the other label maps hold 0 and 255 alone\. 255 is the label to ignore"),
+        ((255,), r"255\.png and the other label maps hold nothing but the ignore label 255"),
+        ((1, 2), r"2\.png: label 2 is neither a class.*Where 0 stands for nothing.*shift the labels down"),
+        ((0, 9), r"9\.png: label 9 is neither a class"),
+    ],
+)
+def test_masks_that_are_no_label_maps(cfg, register, semantic_dicts, key, values, message):
+    register("check_good", semantic_dicts(0, 1), **SEMANTIC)
+    register("check_masks", semantic_dicts(*values), **SEMANTIC)
+    cfg.INPUT.DATASET_MAPPER_NAME = "mask_former_semantic"
+    cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_ON = False
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("check_good",), ("check_good",)
+    check_setup(cfg)
+    cfg.DATASETS[key] = ("check_masks",)
+    with pytest.raises(SetupError, match=message):
+        check_setup(cfg)
+
+
+def test_training_data_without_annotations(cfg, register, panoptic_dicts, caplog):
+    for item in panoptic_dicts:
+        item["segments_info"] = [{"id": 1, "category_id": 0, "iscrowd": 1}]
+    register("check_train", panoptic_dicts, **PANOPTIC, **THINGS)
+    with pytest.raises(SetupError, match="'check_train': none of its 3 images has an annotation to learn from"):
+        check_setup(cfg)
+    cfg.DATASETS.TEST = ("check_train",)
+    check_setup(cfg, eval_only=True)
+    assert "none of its 3 images has an annotation to score" in caplog.text
+
+
+def test_what_a_run_trains_on_is_told(cfg, register, panoptic_dicts, caplog):
+    register("check_train", panoptic_dicts, **PANOPTIC, **THINGS)
+    with caplog.at_level("INFO"):
+        check_setup(cfg)
+    assert "Data set check_train: 3 images, 3 objects, 2 classes" in caplog.text
+
+
+def test_fewer_queries_than_objects_are_told(cfg, register, panoptic_dicts, caplog):
+    panoptic_dicts[1]["segments_info"] = [{"id": i, "category_id": 0, "iscrowd": i == 9} for i in range(1, 10)]
+    register("check_train", panoptic_dicts, **PANOPTIC, **THINGS)
+    cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES = 8
+    check_setup(cfg)
+    assert "queries" not in caplog.text
+    cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES = 7
+    check_setup(cfg)
+    assert "1.png has 8 objects, of which 7 queries" in caplog.text
+    assert "NUM_OBJECT_QUERIES to 8 or more" in caplog.text
+
+
+def test_keys_that_the_mapper_does_not_read_are_named(cfg, register, panoptic_dicts, semantic_dicts):
+    register("check_train", panoptic_dicts, **PANOPTIC, **THINGS)
+    cfg.INPUT.IMAGE_SIZE = 512
+    assert unread_input_keys(cfg) == []
+    cfg.INPUT.CROP.ENABLED = True
+    cfg.INPUT.MIN_SIZE_TRAIN = (400,)
+    assert unread_input_keys(cfg) == ["INPUT.MIN_SIZE_TRAIN", "INPUT.CROP.ENABLED"]
+    cfg.INPUT.DATASET_MAPPER_NAME = "mask_former_semantic"
+    cfg.INPUT.MIN_SCALE = 0.5
+    assert sorted(unread_input_keys(cfg)) == ["INPUT.IMAGE_SIZE", "INPUT.MIN_SCALE"]
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("maskformer*.yaml")), ids=lambda path: path.stem)
+def test_mappers_of_published_configs_read_all_their_keys(path):
+    cfg = get_cfg()
+    merge_config_file(cfg, path)
+    assert unread_input_keys(cfg) == []
 
 
 def test_label_maps_are_checked_for_the_semantic_mapper(cfg, register, panoptic_dicts, tmp_path):

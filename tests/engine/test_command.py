@@ -46,6 +46,8 @@ def test_ctrl_c_ends_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_mistake_of_the_program_keeps_its_traceback() -> None:
     with pytest.raises(TypeError):
         run(lambda: fail(TypeError("a bug")))
+    with pytest.raises(KeyError):
+        run(lambda: fail(KeyError("area")))
     with pytest.raises(ValueError, match="in a plug-in"):  # no log, and not this library's code
         run(lambda: fail(ValueError("in a plug-in")))
 

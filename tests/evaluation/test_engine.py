@@ -81,7 +81,7 @@ def test_print_results_leaves_out_classes(caplog: pytest.LogCaptureFixture) -> N
     with caplog.at_level(logging.INFO):
         print_results({"segm": {"AP": 12.3456, "AP50": 50.0, "AP-cat": 99.0}})
     assert "12.346" in caplog.text
-    assert "copypaste: 12.3456,50.0000" in caplog.text
+    assert "segm: AP 12.346, AP50 50.000" in caplog.text
     assert "99" not in caplog.text
 
 

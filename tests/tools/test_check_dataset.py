@@ -84,7 +84,7 @@ def lost_png(root: Path) -> None:
 
 BAD: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "rgb label": (rgb_label, "ade20k_sem_seg_val", "ADE_val_00000001.png: a label map has one channel"),
-    "label above": (high_label, "ade20k_sem_seg_val", "labels [150] are neither one of the 150 classes"),
+    "label above": (high_label, "ade20k_sem_seg_val", "label 150 is neither a class (0..149) nor the ignore label 255"),
     "size": (other_size, "ade20k_sem_seg_val", "is 3x3 pixels (width x height), but"),
     "image": (broken_image, "ade20k_instance_val", "ADE_val_00000001.jpg: cannot be read as an image"),
     "lost segment": (lost_segment, "ade20k_panoptic_val", "segment ids of the annotation have no pixel"),
@@ -132,6 +132,44 @@ def test_masks_of_another_image(tmp_path: Path, capsys: pytest.CaptureFixture[st
     output = capsys.readouterr().out
     assert "a.jpg: the mask of its annotation 2 of 2 is not of its 8x6 pixels" in output
     assert "1 problem" in output
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ((0, 255), "the label maps hold 0 and 255 alone"),
+        ((255, 255), "hold nothing but the ignore label 255"),
+        ((1, 2), "Where 0 stands for nothing and classes count from 1, shift the labels down"),
+        ((0, 1), "At most 2 objects in an image"),
+    ],
+)
+def test_masks_that_are_no_label_maps(
+    values: tuple[int, int], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        save_image(tmp_path / "images" / f"{name}.jpg")
+        labels = np.full(SIZE, values[0], np.uint8)
+        labels[2:] = values[1]
+        save(tmp_path / "labels" / f"{name}.png", labels)
+    with registered_below(tmp_path):
+        roots = {"image_root": tmp_path / "images", "label_root": tmp_path / "labels"}
+        register_semantic("masks", classes=["background", "crack"], **roots)
+        assert check(tmp_path, "masks") == (0 if values == (0, 1) else 1)
+    assert message in capsys.readouterr().out
+
+
+def test_a_set_without_annotations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_image(tmp_path / "a.jpg")
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "height": SIZE[0], "width": SIZE[1]}],
+        "categories": [{"id": 1, "name": "x"}],
+        "annotations": [],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with registered_below(tmp_path):
+        register_coco_instances("empty", image_root=tmp_path, json_file=tmp_path / "a.json")
+        assert check(tmp_path, "empty") == 1
+    assert "problem: no image has an annotation" in capsys.readouterr().out
 
 
 def test_a_set_that_cannot_be_loaded(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,9 @@ from mask2former.checkpoint import CheckpointError
 from mask2former.d2.data import DatasetCatalog, MetadataCatalog
 from mask2former.data.datasets import register_coco_panoptic, register_images
 from mask2former.data.datasets.shapes import CATEGORIES, write_split
+from mask2former.engine.main import run_command_line
 from mask2former.engine.setup import default_argument_parser, load_cfg
+from mask2former.engine.trainer import Trainer
 from tests.helpers.models import small_cfg
 from tests.helpers.training import restored_logging
 from tools.train_net import main
@@ -139,8 +141,11 @@ def test_eval_only_with_test_time_augmentation(folder, trained):
     output = folder / "augmented"
     augmentation = ("TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES", "(64, 48)", "TEST.AUG.FLIP", "True")
     run(folder, output, "MODEL.WEIGHTS", str(trained / "model_final.pth"), *augmentation, flags=["--eval-only"])
-    for kind in ("inference", "inference_TTA"):
-        assert (output / kind / "tool_val" / "panoptic_predictions.json").is_file()
+    assert (output / "inference" / "tool_val" / "panoptic_predictions.json").is_file()
+    plain, augmented = (output / "log.txt").read_text().split("Evaluating with test-time augmentation")
+    assert "panoptic_seg: PQ" in plain
+    assert "sem_seg: mIoU" in augmented
+    assert "panoptic_seg: PQ" not in augmented
 
 
 def test_eval_only_writes_predictions_on_images_without_labels(folder, trained):
@@ -215,3 +220,17 @@ def test_two_processes_under_torchrun(folder):
     assert "panoptic_seg/PQ" in metrics
     assert (output / "log.txt.rank1").is_file()
     assert (output / "model_final.pth").is_file()
+
+
+def test_a_trainer_of_ones_own_evaluates_when_told_so(folder, trained, monkeypatch):
+    class MyTrainer(Trainer):
+        def train(self):
+            raise AssertionError("trained, though told to evaluate")
+
+    output = folder / "own"
+    flags = ["--eval-only", "--config-file", str(folder / "config.yaml"), "OUTPUT_DIR", str(output)]
+    monkeypatch.setattr(sys, "argv", ["train.py", *flags, "MODEL.WEIGHTS", str(trained / "model_final.pth")])
+    with restored_logging(), pytest.raises(SystemExit) as end:
+        run_command_line(MyTrainer)
+    assert not end.value.code
+    assert (output / "inference" / "tool_val" / "panoptic_predictions.json").is_file()

@@ -56,7 +56,10 @@ def register_semantic(
         DataError: no classes, or an `ignore_label` that is the index of one.
     """
     if 0 <= ignore_label < len(classes) or not classes:
-        raise DataError(f"{name}: {len(classes)} classes and ignore_label {ignore_label}, which must be none of theirs")
+        raise DataError(
+            f"{name}: {len(classes)} classes and ignore_label {ignore_label}, which must be none of theirs. Where 0 "
+            "stands for nothing, shift the labels down by one, 0 becoming 255: docs/semantic.md"
+        )
     suffixes = (image_suffix,) if isinstance(image_suffix, str) else tuple(image_suffix)
 
     def load() -> list[dict[str, Any]]:

@@ -1,0 +1,36 @@
+"""The command line of training and evaluation, for `tools/train_net.py` and for scripts with a trainer of their own."""
+
+import argparse
+from typing import NoReturn
+
+from mask2former.checkpoint import Checkpointer
+from mask2former.engine.checks import check_setup
+from mask2former.engine.command import run
+from mask2former.engine.launch import launch
+from mask2former.engine.setup import default_argument_parser, setup
+from mask2former.engine.trainer import Trainer
+
+
+def run_command_line(trainer: type[Trainer] = Trainer) -> NoReturn:
+    """Train or evaluate as the command line says, and exit; errors of the user's end in one line."""
+    args = default_argument_parser().parse_args()
+    machines = (args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
+    run(lambda: launch(main, *machines, args=(args, trainer)))
+
+
+def main(args: argparse.Namespace, trainer: type[Trainer] = Trainer) -> None:
+    """Train, or evaluate if `args.eval_only`; run in every process."""
+    cfg = setup(args)
+    if args.eval_only:
+        check_setup(cfg, eval_only=True)
+        model = trainer.build_model(cfg)
+        Checkpointer(model, cfg.OUTPUT_DIR).resume_or_load(
+            cfg.MODEL.WEIGHTS, resume=args.resume, complete=not args.allow_missing_weights, strict=args.strict
+        )
+        trainer.test(cfg, model)
+        if cfg.TEST.AUG.ENABLED:
+            trainer.test_with_TTA(cfg, model)
+        return
+    training = trainer(cfg)
+    training.resume_or_load(resume=args.resume, strict=args.strict)
+    training.train()
