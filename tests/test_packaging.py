@@ -201,6 +201,9 @@ def test_source_keeps_the_house_rules(path: Path) -> None:
             found.append(f"line {node.lineno}: bare except")
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("print", "eval", "exec"):
             found.append(f"line {node.lineno}: {ast.unparse(node.func)}()")
+        names = {keyword.arg for keyword in node.keywords} if isinstance(node, ast.Call) else set()
+        if getattr(getattr(node, "func", None), "attr", "") in ("read_text", "write_text") and "encoding" not in names:
+            found.append(f"line {node.lineno}: text in the encoding of the system")  # type: ignore[attr-defined]
     if text.count("\n") > MAX_LINES:
         found.append(f"{text.count(chr(10))} lines, more than {MAX_LINES}")
     assert not found

@@ -5,8 +5,10 @@ from functools import partial
 
 from fvcore.common.history_buffer import HistoryBuffer
 
-from mask2former.d2.bundled.events import HISTORY
 from mask2former.d2.events import EventStorage
+
+HISTORY = 1000
+"""So many of the last values of each scalar are kept: enough to smooth, little however long the run."""
 
 
 def bounded_event_storage(start_iter: int) -> EventStorage:

@@ -1,7 +1,6 @@
 """Scalars of long runs take little memory, with either source of Detectron2's names."""
 
-from mask2former.d2.bundled.events import HISTORY
-from mask2former.engine.storage import bounded_event_storage
+from mask2former.engine.storage import HISTORY, bounded_event_storage
 
 
 def test_history_is_bounded():

@@ -3,13 +3,9 @@
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 from fvcore.common.history_buffer import HistoryBuffer
-
-HISTORY = 1000
-"""So many of the last values of each scalar are kept: enough to smooth, little however long the run."""
 
 _CURRENT: list["EventStorage"] = []
 
@@ -26,7 +22,7 @@ class EventStorage:
 
     def __init__(self, start_iter: int = 0) -> None:
         self.iter = start_iter
-        self._history: dict[str, HistoryBuffer] = defaultdict(partial(HistoryBuffer, max_length=HISTORY))
+        self._history: dict[str, HistoryBuffer] = defaultdict(HistoryBuffer)
         self._smoothing_hints: dict[str, bool] = {}
         self._latest: dict[str, tuple[float, int]] = {}
         self._prefix = ""
