@@ -20,7 +20,7 @@ from mask2former.modeling.matcher import (
     assign,
     pairwise_costs,
 )
-from mask2former.modeling.points import random_points
+from mask2former.modeling.points import random_points, sample_points
 from tests.helpers import golden
 
 
@@ -137,6 +137,11 @@ def test_costs_are_weighted_sums() -> None:
         costs.append(one.cost(predicted, 0, wanted))
     torch.testing.assert_close(costs[3], 2 * costs[0] + 3 * costs[1] + 4 * costs[2])
     torch.testing.assert_close(costs[0], -predicted[0]["pred_logits"][0].softmax(dim=1)[:, [2, 0, 1]])
+    torch.manual_seed(1)
+    points = random_points(50, device=torch.device("cpu")).expand(5, -1, -1)
+    read = sample_points(predicted[0]["pred_masks"][0], points), sample_points(stripes(3).float(), points[:3])
+    for cost, expected in zip(costs[1:3], pairwise_costs(*read), strict=True):
+        torch.testing.assert_close(cost, expected)
 
 
 @pytest.mark.parametrize("parallel_from", [0, 10**9])

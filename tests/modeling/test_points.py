@@ -30,6 +30,11 @@ def test_points_on_other_devices_have_the_same_range(monkeypatch: pytest.MonkeyP
     assert random_points(3, 5, device=torch.device("meta"))[1, 2].tolist() == [-1.0, 0.5]
 
 
+def test_a_cpu_works_in_cache_and_others_within_a_gigabyte() -> None:
+    assert 4 * points_module.values_at_once(CPU) <= 2**23
+    assert 4 * points_module.values_at_once(torch.device("cuda")) == 2**30
+
+
 def test_pixel_centres_read_pixels() -> None:
     maps = torch.arange(12.0).view(1, 3, 4)
     y, x = torch.meshgrid(torch.arange(3.0), torch.arange(4.0), indexing="ij")
