@@ -29,6 +29,8 @@ def add_maskformer2_config(cfg: CfgNode) -> None:
         # and into checkpoints, what DATASETS.TRAIN says; predictions are drawn from it.
         CATEGORIES=[],
     )
+    if not cfg.key_is_deprecated("MODEL.SWIN.USE_CHECKPOINT"):  # published files may have it; see above
+        cfg.register_deprecated_key("MODEL.SWIN.USE_CHECKPOINT")
     _add_backbones(cfg)
     _add_head(cfg)
     _add_mask_former(cfg)
@@ -77,7 +79,6 @@ def _add_backbones(cfg: CfgNode) -> None:
         STEM_TYPE="basic",  # basic, or deeplab: three 3x3 convolutions (R-103)
         RES4_DILATION=1,  # of all res4 blocks; read by build_resnet_deeplab_backbone only
         RES5_MULTI_GRID=[1, 1, 1],  # dilation of each res5 block relative to RES5_DILATION
-        USE_CHECKPOINT=False,  # recompute activations in the backward pass
     )
     if "SWIN" not in cfg.MODEL:
         cfg.MODEL.SWIN = CfgNode()
@@ -98,16 +99,16 @@ def _add_backbones(cfg: CfgNode) -> None:
         APE=False,  # absolute position embedding
         PATCH_NORM=True,
         OUT_FEATURES=["res2", "res3", "res4", "res5"],
-        USE_CHECKPOINT=False,  # recompute activations in the backward pass
     )
 
 
 def _add_head(cfg: CfgNode) -> None:
     _set_default(
         cfg.MODEL.SEM_SEG_HEAD,
-        PIXEL_DECODER_NAME="MSDeformAttnPixelDecoder",
+        PIXEL_DECODER_NAME="BasePixelDecoder",
+        PIXEL_DECODER_FLOAT32=False,  # run it in float32 also under autocast, as published: more time and memory
         MASK_DIM=256,  # channels of the per-pixel embeddings that queries are multiplied with
-        TRANSFORMER_ENC_LAYERS=6,
+        TRANSFORMER_ENC_LAYERS=0,  # of MSDeformAttnPixelDecoder (6 in published models), TransformerEncoderPixelDecoder
         # Width of MSDeformAttnPixelDecoder's FFN. The published models have 1024 whatever DIM_FEEDFORWARD says.
         TRANSFORMER_ENC_DIM_FEEDFORWARD=1024,
         DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES=["res3", "res4", "res5"],
@@ -135,7 +136,7 @@ def _add_mask_former(cfg: CfgNode) -> None:
         MATCHER_NAME="HungarianMatcher",
         # Transformer decoder.
         NHEADS=8,
-        DROPOUT=0.1,
+        DROPOUT=0.1,  # of pixel decoders' encoders and StandardTransformerDecoder; the multi-scale decoder has none
         DIM_FEEDFORWARD=2048,
         ENC_LAYERS=0,  # layers of the encoder inside StandardTransformerDecoder
         DEC_LAYERS=6,  # multi-scale decoder: one more than its layers, since the learned queries predict too
@@ -144,7 +145,8 @@ def _add_mask_former(cfg: CfgNode) -> None:
         NUM_OBJECT_QUERIES=100,  # PerPixelBaselinePlusHead: the number of classes
         ENFORCE_INPUT_PROJ=False,
         TRANSFORMER_DECODER_NAME="MultiScaleMaskedTransformerDecoder",
-        TRANSFORMER_IN_FEATURE="multi_scale_pixel_decoder",
+        TRANSFORMER_IN_FEATURE="res5",  # "multi_scale_pixel_decoder" for MultiScaleMaskedTransformerDecoder
+        NUM_FEATURE_LEVELS=3,  # maps that a multi-scale decoder reads in turn, the coarsest of the pixel decoder
         # Images of a batch are padded to a multiple of this; negative: the backbone's own.
         SIZE_DIVISIBILITY=32,
         # Point sampling of matching and mask losses (Sec. 3.3 of the paper).

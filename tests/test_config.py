@@ -12,6 +12,7 @@ from mask2former import add_maskformer2_config, get_cfg
 from mask2former.d2 import SOURCE
 from mask2former.d2.config import CfgNode
 from mask2former.d2.config import get_cfg as get_d2_cfg
+from mask2former.d2.config_file import merge_config_file
 from mask2former.d2.data import DatasetCatalog, MetadataCatalog
 from mask2former.d2.modeling import build_model
 from mask2former.data.datasets import register_coco_panoptic
@@ -42,6 +43,23 @@ def test_completes_a_configuration_and_keeps_what_it_has() -> None:
     assert set(leaves(cfg)) == set(leaves(get_cfg()))
     add_maskformer2_config(cfg)  # a second time changes nothing
     assert cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES == 100
+
+
+def test_defaults_are_those_published() -> None:
+    cfg = get_cfg()
+    head, node = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.MASK_FORMER
+    assert (head.PIXEL_DECODER_NAME, head.TRANSFORMER_ENC_LAYERS) == ("BasePixelDecoder", 0)
+    assert (node.TRANSFORMER_IN_FEATURE, node.NHEADS, node.DROPOUT) == ("res5", 8, 0.1)
+    assert (head.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS, head.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS) == (8, 4)
+
+
+def test_published_files_may_name_the_checkpointing_of_swin(tmp_path: Path) -> None:
+    path = tmp_path / "swin.yaml"
+    path.write_text("MODEL: {SWIN: {USE_CHECKPOINT: True, EMBED_DIM: 48}}")
+    cfg = get_cfg()
+    merge_config_file(cfg, path)
+    assert cfg.MODEL.SWIN.EMBED_DIM == 48
+    assert "USE_CHECKPOINT" not in cfg.MODEL.SWIN
 
 
 @pytest.fixture

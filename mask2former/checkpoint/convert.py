@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mask2former.checkpoint.backbones import backbone_kind, backbone_renaming
 from mask2former.checkpoint.transformers import from_transformers, is_transformers
+from mask2former.modeling.version_1 import present_name
 
 # Left in front of names by DistributedDataParallel and torch.compile.
 _WRAPPERS = re.compile(r"((module|_orig_mod)\.)+")
@@ -27,8 +28,8 @@ class Converted(NamedTuple):
 def convert_names(weights: Mapping[str, Tensor], model_names: Collection[str]) -> Converted:
     """Rename weights to fit a model.
 
-    Handles wrappers around the model, pretrained backbones of other origins, models of transformers, `static_query` of
-    old published checkpoints, and files that hold one part of the model only, such as a backbone: these are placed
+    Handles wrappers around the model, pretrained backbones of other origins, models of transformers, published
+    checkpoints of version 1, and files that hold one part of the model only, such as a backbone: these are placed
     where most of their names are found. Names that fit nowhere stay, so that the caller can report them.
     """
     names = {name: name for name in weights}
@@ -40,18 +41,13 @@ def convert_names(weights: Mapping[str, Tensor], model_names: Collection[str]) -
     if kind is not None:
         rename = backbone_renaming(set(names.values()), kind)
         names = {old: rename(new) for old, new in names.items()}
-    names = {old: _query_features(new, model_names) for old, new in names.items()}
     prefix = _place(names.values(), model_names)
-    names = {old: prefix + new for old, new in names.items()}
+    model_names = set(model_names)
+    names = {old: present_name(prefix + new, model_names) for old, new in names.items()}
     return Converted(
         weights={new: weights[old] for old, new in names.items()},
         renamed={old: new for old, new in names.items() if old != new},
     )
-
-
-def _query_features(name: str, model_names: Collection[str]) -> str:
-    """Rename the query features of published checkpoints before version 2 of the decoder."""
-    return name if name in model_names else name.replace("static_query", "query_feat")
 
 
 def _place(names: Iterable[str], model_names: Collection[str]) -> str:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from mask2former.d2 import comm
 from mask2former.d2.config import CfgNode, configurable
+from mask2former.ops.cpu import linear
 
 from .build import CRITERION_REGISTRY, build_matcher
-from .layers import linear
 from .masks import PackedMasks
 from .matcher import Assignment, Prediction, Target
 from .pairs import Pairs

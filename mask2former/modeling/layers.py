@@ -11,37 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-# oneDNN's convolutions use AVX-512 on every CPU that has it; the matrix products behind F.linear only on some.
-_CONVOLUTIONS_ARE_FASTER = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
-
-# Elements of the input: up to so many PyTorch computes a convolution itself, and slowly.
-_LARGEST_SLOW_CONVOLUTION = 20480
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool = False) -> Tensor:
-    """Map (..., n) to (..., m) with `weight` (m, n): `F.linear`, as fast as the machine can, and ReLU if wanted.
-
-    In float32 on a CPU with AVX-512 it is a 1x1 convolution, the same sums in another order, which was measured to
-    take less than half of the time.
-    """
-    if (
-        not _CONVOLUTIONS_ARE_FASTER
-        or x.device.type != "cpu"
-        or x.dtype != torch.float32
-        or x.numel() <= _LARGEST_SLOW_CONVOLUTION
-        or torch.is_autocast_enabled("cpu")
-    ):
-        x = F.linear(x, weight, bias)
-        return F.relu(x, inplace=not torch.is_grad_enabled()) if relu else x
-    image = x.reshape(1, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)  # (1, n, 1, rows), channels last in memory
-    image = F.conv2d(image, weight[:, :, None, None], bias)
-    if relu:
-        F.relu_(image)  # here it is no view yet, which autograd would copy
-    return image.permute(0, 2, 3, 1).reshape(*x.shape[:-1], weight.shape[0])
+from mask2former.ops.cpu import linear
 
 
 class Linear(nn.Linear):
-    """`torch.nn.Linear` computed by `linear`."""
+    """`torch.nn.Linear`, computed by `ops.cpu.linear` where that is faster."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (..., in_features) to (..., out_features)."""

@@ -16,9 +16,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from mask2former.d2.config import CfgNode, configurable
+from mask2former.ops.cpu import linear
 
 from .build import MATCHER_REGISTRY
-from .layers import linear
 from .masks import PackedMasks
 from .points import random_points, sample_shared_points, values_at_once
 

@@ -17,7 +17,7 @@ from mask2former.d2.layers import Conv2d, ShapeSpec
 from mask2former.d2.modeling import SEM_SEG_HEADS_REGISTRY
 
 from .build import PixelDecoder, build_pixel_decoder
-from .head import MaskFormerHead
+from .head import MaskFormerHead, decode_pixels
 
 # B batch, C classes, H and W size of the padded images
 
@@ -35,6 +35,7 @@ class PerPixelBaselineHead(nn.Module):
         common_stride: their stride.
         loss_weight: of the cross-entropy.
         ignore_value: label of pixels that nothing is learnt from.
+        float32_pixel_decoder: run the pixel decoder in float32 also under autocast.
     """
 
     @configurable
@@ -47,6 +48,7 @@ class PerPixelBaselineHead(nn.Module):
         common_stride: int,
         loss_weight: float,
         ignore_value: int,
+        float32_pixel_decoder: bool = False,
     ) -> None:
         super().__init__()
         self.pixel_decoder = pixel_decoder
@@ -57,6 +59,7 @@ class PerPixelBaselineHead(nn.Module):
         self.common_stride = common_stride
         self.loss_weight = loss_weight
         self.ignore_value = ignore_value
+        self.float32_pixel_decoder = float32_pixel_decoder
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
@@ -64,6 +67,7 @@ class PerPixelBaselineHead(nn.Module):
             "pixel_decoder": build_pixel_decoder(cfg, input_shape),
             "mask_dim": cfg.MODEL.SEM_SEG_HEAD.MASK_DIM,
             "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+            "float32_pixel_decoder": cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_FLOAT32,
             **_pixel_settings(cfg),
         }
 
@@ -80,7 +84,8 @@ class PerPixelBaselineHead(nn.Module):
         Raises:
             ValueError: in training, if `targets` is None or holds a label that is not in [0, C).
         """
-        logits = self.predictor(self.pixel_decoder.forward_features(features)[0])
+        decoded = decode_pixels(self.pixel_decoder, features, float32=self.float32_pixel_decoder)
+        logits = self.predictor(decoded[0])
         if not self.training:
             return upsample(logits, self.common_stride), {}
         loss = pixel_loss(logits, targets, stride=self.common_stride, ignore_value=self.ignore_value)
@@ -97,6 +102,7 @@ class PerPixelBaselinePlusHead(MaskFormerHead):
         pixel_decoder: as in `MaskFormerHead`.
         transformer_predictor: likewise; its `pred_masks` are the logits.
         transformer_in_feature: likewise.
+        float32_pixel_decoder: likewise.
         deep_supervision: learn from the decoder's earlier layers too.
         common_stride: as in `PerPixelBaselineHead`.
         loss_weight: likewise.
@@ -119,11 +125,13 @@ class PerPixelBaselinePlusHead(MaskFormerHead):
         common_stride: int,
         loss_weight: float,
         ignore_value: int,
+        float32_pixel_decoder: bool = False,
     ) -> None:
         super().__init__(
             pixel_decoder=pixel_decoder,
             transformer_predictor=transformer_predictor,
             transformer_in_feature=transformer_in_feature,
+            float32_pixel_decoder=float32_pixel_decoder,
         )
         if getattr(transformer_predictor, "mask_classification", False):
             raise ValueError(

@@ -7,18 +7,16 @@ import math
 import torch
 from torch import Tensor
 
-from .constants import cached_constant
 
-
-def sine_position_encoding(
+def sine_tokens(
     height: int,
     width: int,
     channels: int,
+    device: torch.device | str | None = None,
     *,
     temperature: float = 10000.0,
-    device: torch.device | str | None = None,
 ) -> Tensor:
-    """Return the encoding (1, channels, height, width) of each position, float32, in [-1, 1].
+    """Return the encoding (1, height * width, channels) of each position, row by row, float32, in [-1, 1].
 
     Half of the channels encode y, half x, as sines and cosines in turn, of wavelengths that grow geometrically up
     to `temperature`; the last row and column lie at 2 pi (Attention Is All You Need, Sec. 3.5, in two dimensions
@@ -32,14 +30,7 @@ def sine_position_encoding(
     frequencies = temperature ** (-torch.arange(channels // 4, device=device, dtype=torch.float32) * (4 / channels))
     y = _encode(height, frequencies)[:, None, :].expand(height, width, -1)
     x = _encode(width, frequencies)[None, :, :].expand(height, width, -1)
-    return torch.cat([y, x], dim=2).permute(2, 0, 1).unsqueeze(0)
-
-
-@cached_constant
-def sine_tokens(height: int, width: int, channels: int, device: torch.device | str = "cpu") -> Tensor:
-    """Return `sine_position_encoding` as tokens, row by row: (1, height * width, channels)."""
-    encoding = sine_position_encoding(height, width, channels, device=device)
-    return encoding.flatten(2).transpose(1, 2).contiguous()
+    return torch.cat([y, x], dim=2).flatten(0, 1).unsqueeze(0)
 
 
 def _encode(size: int, frequencies: Tensor) -> Tensor:

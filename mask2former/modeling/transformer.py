@@ -1,9 +1,10 @@
-"""The transformer of DETR (Carion et al., ECCV 2020, Appendix A.3), which reads one feature map."""
+"""The transformer of DETR (Carion et al., ECCV 2020, Appendix A.3), and what layers of all decoders share."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -13,43 +14,64 @@ from .position_encoding import sine_tokens
 # B batch, Q queries, S positions of the feature map, E embedding width
 
 
-class _Layer(nn.Module):
-    """Self-attention and a feed-forward network, each with residual, dropout and LayerNorm."""
+class ResidualLayer(nn.Module):
+    """A layer of branches, each with dropout, a residual around it, and a LayerNorm after or before it."""
 
-    def __init__(self, *, embed_dim: int, num_heads: int, dim_feedforward: int, dropout: float, pre_norm: bool) -> None:
+    def __init__(self, *, dropout: float = 0.0, pre_norm: bool = False) -> None:
         super().__init__()
-        self.self_attn = MultiheadAttention(embed_dim, num_heads, dropout=dropout)
-        self.linear1 = Linear(embed_dim, dim_feedforward)
-        self.linear2 = Linear(dim_feedforward, embed_dim)
-        self.norm1 = nn.LayerNorm(embed_dim)
-        self.norm2 = nn.LayerNorm(embed_dim)
         self.dropout = nn.Dropout(dropout)
         self.pre_norm = pre_norm
-        nn.init.xavier_uniform_(self.linear1.weight)
-        nn.init.xavier_uniform_(self.linear2.weight)
 
-    def _residual(self, x: Tensor, norm: nn.Module, branch: Callable[[Tensor], Tensor]) -> Tensor:
+    def residual(self, x: Tensor, norm: nn.Module, branch: Callable[[Tensor], Tensor]) -> Tensor:
+        """Add what `branch` makes of `x` to it."""
         if self.pre_norm:
             return x + self.dropout(branch(norm(x)))
         return norm(x + self.dropout(branch(x)))
 
-    def _attend_to_itself(self, x: Tensor, position: Tensor) -> Tensor:
-        return self.self_attn(x + position, x + position, x)
 
-    def _feed_forward(self, x: Tensor) -> Tensor:
-        return self.linear2(self.dropout(F.relu(self.linear1(x))))
+class EncoderLayer(ResidualLayer):
+    """Self-attention of any kind and a feed-forward network; how attention is called, a subclass says."""
+
+    def __init__(
+        self, self_attn: nn.Module, *, embed_dim: int, dim_feedforward: int, dropout: float, pre_norm: bool = False
+    ) -> None:
+        super().__init__(dropout=dropout, pre_norm=pre_norm)
+        self.self_attn = self_attn
+        self.linear1 = Linear(embed_dim, dim_feedforward)
+        self.linear2 = Linear(dim_feedforward, embed_dim)
+        self.norm1 = nn.LayerNorm(embed_dim)
+        self.norm2 = nn.LayerNorm(embed_dim)
+        nn.init.xavier_uniform_(self.linear1.weight)
+        nn.init.xavier_uniform_(self.linear2.weight)
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """Map (..., E) to the same shape."""
+        hidden = F.relu(self.linear1(x), inplace=not torch.is_grad_enabled())
+        return self.linear2(self.dropout(hidden))
 
 
-class TransformerEncoderLayer(_Layer):
+class TransformerEncoderLayer(EncoderLayer):
     """Positions of a feature map look at each other."""
+
+    def __init__(self, *, embed_dim: int, num_heads: int, dim_feedforward: int, dropout: float, pre_norm: bool) -> None:
+        super().__init__(
+            MultiheadAttention(embed_dim, num_heads, dropout=dropout),
+            embed_dim=embed_dim,
+            dim_feedforward=dim_feedforward,
+            dropout=dropout,
+            pre_norm=pre_norm,
+        )
+
+    def attend_to_itself(self, x: Tensor, position: Tensor) -> Tensor:
+        """Self-attention of `x` (B, S, E); `position` is added to queries and keys."""
+        return self.residual(x, self.norm1, lambda y: self.self_attn(y + position, y + position, y))
 
     def forward(self, x: Tensor, position: Tensor) -> Tensor:
         """Map `x` (B, S, E) to the same shape; `position` is added to queries and keys."""
-        x = self._residual(x, self.norm1, lambda y: self._attend_to_itself(y, position))
-        return self._residual(x, self.norm2, self._feed_forward)
+        return self.residual(self.attend_to_itself(x, position), self.norm2, self.feed_forward)
 
 
-class TransformerDecoderLayer(_Layer):
+class TransformerDecoderLayer(TransformerEncoderLayer):
     """Queries look at each other, then at the feature map."""
 
     def __init__(self, *, embed_dim: int, num_heads: int, dim_feedforward: int, dropout: float, pre_norm: bool) -> None:
@@ -63,7 +85,9 @@ class TransformerDecoderLayer(_Layer):
         self.multihead_attn = MultiheadAttention(embed_dim, num_heads, dropout=dropout)
         self.norm3 = nn.LayerNorm(embed_dim)
 
-    def forward(self, x: Tensor, position: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def forward(  # type: ignore[override]  # a decoder layer reads a memory, too
+        self, x: Tensor, position: Tensor, key: Tensor, value: Tensor
+    ) -> Tensor:
         """Map `x` (B, Q, E) to the same shape.
 
         Args:
@@ -72,9 +96,9 @@ class TransformerDecoderLayer(_Layer):
             key: (B, S, E), position encoding included.
             value: (B, S, E).
         """
-        x = self._residual(x, self.norm1, lambda y: self._attend_to_itself(y, position))
-        x = self._residual(x, self.norm2, lambda y: self.multihead_attn(y + position, key, value))
-        return self._residual(x, self.norm3, self._feed_forward)
+        x = self.attend_to_itself(x, position)
+        x = self.residual(x, self.norm2, lambda y: self.multihead_attn(y + position, key, value))
+        return self.residual(x, self.norm3, self.feed_forward)
 
 
 class TransformerEncoder(nn.Module):

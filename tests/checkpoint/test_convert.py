@@ -55,9 +55,13 @@ def test_original_swin():
     assert convert(file, model_names) == ["backbone." + name for name in file]
 
 
-def test_static_query_of_old_checkpoints():
+def test_names_of_version_1():
+    ours = ["head.pixel_decoder.adapter_1.weight", "head.predictor.x", "head.x"]
+    assert convert(["head.adapter_1.weight", "head.predictor.x", "head.x"], ours) == ours
     assert convert(["p.static_query.weight"], ["p.query_feat.weight"]) == ["p.query_feat.weight"]
     assert convert(["p.static_query.weight"], ["p.static_query.weight"]) == ["p.static_query.weight"]
+    part = convert(["static_query.weight", "norm.weight"], ["p.query_feat.weight", "p.norm.weight"])
+    assert part == ["p.query_feat.weight", "p.norm.weight"]
 
 
 def test_foreign_names_stay():

@@ -1,40 +1,8 @@
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from mask2former.modeling import layers
-from mask2former.modeling.layers import MLP, DropPath, Linear, MultiheadAttention, c2_xavier_fill, linear
-
-
-@pytest.mark.parametrize("convolution", [True, False])
-@pytest.mark.parametrize("shape", [(6,), (5, 6), (2, 3, 6), (2, 3, 4, 6), (0, 3, 6)])
-def test_linear_and_its_gradients_equal_those_of_torch(
-    shape: tuple[int, ...], convolution: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(layers, "_CONVOLUTIONS_ARE_FASTER", convolution)
-    torch.manual_seed(0)
-    theirs, x = nn.Linear(6, 7), torch.randn(shape)
-    ours = Linear(6, 7)
-    ours.load_state_dict(theirs.state_dict())
-
-    def run(layer: nn.Module) -> list[Tensor]:
-        inputs = x.clone().requires_grad_()
-        output = layer(inputs)
-        return [output, *torch.autograd.grad(output.square().sum(), [inputs, *layer.parameters()])]
-
-    torch.testing.assert_close(run(ours), run(theirs))
-    torch.testing.assert_close(linear(x, ours.weight), F.linear(x, ours.weight))
-
-
-def test_linear_takes_other_layouts_and_types(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layers, "_CONVOLUTIONS_ARE_FASTER", True)
-    torch.manual_seed(0)
-    layer, x = Linear(6, 7), torch.randn(6, 5, 3).transpose(0, 2)
-    torch.testing.assert_close(layer(x), F.linear(x, layer.weight, layer.bias))
-    with torch.autocast("cpu", torch.bfloat16):
-        assert layer(x).dtype == torch.bfloat16
-    assert layer.double()(x.double()).dtype == torch.float64
+from mask2former.modeling.layers import MLP, DropPath, MultiheadAttention, c2_xavier_fill
 
 
 def test_attention_equals_torch_multihead_attention() -> None:

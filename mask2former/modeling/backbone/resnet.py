@@ -36,6 +36,20 @@ STEMS = ("basic", "deeplab")
 STAGES = ("res2", "res3", "res4", "res5")
 
 
+class _Conv2d(Conv2d):
+    """A convolution and its norm. In inference a norm with fixed statistics becomes part of the convolution."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm: Any = self.norm
+        fixed = isinstance(norm, FrozenBatchNorm2d) or (isinstance(norm, BATCH_NORMS) and not norm.training)
+        observed = norm is not None and (norm._forward_hooks or norm._forward_pre_hooks)
+        if not fixed or observed or torch.is_grad_enabled():
+            return super().forward(x)
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        weight, bias = self.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
+        return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+
+
 def _conv(
     in_channels: int,
     out_channels: int,
@@ -47,7 +61,7 @@ def _conv(
     groups: int = 1,
 ) -> nn.Conv2d:
     """Convolution without bias, followed by a norm; keeps the size at stride 1."""
-    conv = Conv2d(
+    conv = _Conv2d(
         in_channels,
         out_channels,
         kernel_size=kernel_size,
@@ -60,17 +74,6 @@ def _conv(
     )
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return conv
-
-
-def _apply(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """Apply a convolution of `_conv`. In inference a norm with fixed statistics becomes part of the convolution."""
-    norm: Any = conv.norm
-    fixed = isinstance(norm, FrozenBatchNorm2d) or (isinstance(norm, BATCH_NORMS) and not norm.training)
-    if not fixed or torch.is_grad_enabled():
-        return conv(x)
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    weight, bias = conv.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale
-    return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
 class Stem(CNNBlockBase):
@@ -88,10 +91,10 @@ class Stem(CNNBlockBase):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in_channels, H, W) to (B, out_channels, H/4, W/4)."""
-        x = F.relu_(_apply(self.conv1, x))
+        x = F.relu_(self.conv1(x))
         if self.deep:
-            x = F.relu_(_apply(self.conv2, x))
-            x = F.relu_(_apply(self.conv3, x))
+            x = F.relu_(self.conv2(x))
+            x = F.relu_(self.conv3(x))
         return F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
 
 
@@ -108,9 +111,9 @@ class BasicBlock(CNNBlockBase):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in_channels, H, W) to (B, out_channels, H/stride, W/stride)."""
-        shortcut = x if self.shortcut is None else _apply(self.shortcut, x)
-        x = F.relu_(_apply(self.conv1, x))
-        return F.relu_(_apply(self.conv2, x).add_(shortcut))
+        shortcut = x if self.shortcut is None else self.shortcut(x)
+        x = F.relu_(self.conv1(x))
+        return F.relu_(self.conv2(x).add_(shortcut))
 
 
 class BottleneckBlock(CNNBlockBase):
@@ -140,10 +143,10 @@ class BottleneckBlock(CNNBlockBase):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in_channels, H, W) to (B, out_channels, H/stride, W/stride)."""
-        shortcut = x if self.shortcut is None else _apply(self.shortcut, x)
-        x = F.relu_(_apply(self.conv1, x))
-        x = F.relu_(_apply(self.conv2, x))
-        return F.relu_(_apply(self.conv3, x).add_(shortcut))
+        shortcut = x if self.shortcut is None else self.shortcut(x)
+        x = F.relu_(self.conv1(x))
+        x = F.relu_(self.conv2(x))
+        return F.relu_(self.conv3(x).add_(shortcut))
 
 
 class ResNet(Backbone):
@@ -361,7 +364,7 @@ def _from_config(cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
         "res5_dilation": node.RES5_DILATION,
         "out_features": node.OUT_FEATURES,
         "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
-        "use_checkpoint": node.USE_CHECKPOINT or cfg.MODEL.ACTIVATION_CHECKPOINTING,
+        "use_checkpoint": cfg.MODEL.ACTIVATION_CHECKPOINTING,
     }
 
 

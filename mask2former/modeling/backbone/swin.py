@@ -215,6 +215,7 @@ class SwinTransformer(Backbone):
         if ape:
             side = pretrain_img_size // patch_size
             self.absolute_pos_embed = nn.Parameter(torch.empty(1, embed_dim, side, side))
+            nn.init.trunc_normal_(self.absolute_pos_embed, std=INIT_STD)
         self.pos_drop = nn.Dropout(drop_rate)
 
         rates = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").split(list(depths))
@@ -239,17 +240,7 @@ class SwinTransformer(Backbone):
             i = STAGES.index(name)
             self.add_module(f"norm{i}", nn.LayerNorm(self._num_features[i]))
         self.register_load_state_dict_pre_hook(_adapt_position_embedding)
-        self._initialize()
         self.freeze(freeze_at)
-
-    def _initialize(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=INIT_STD)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        if self.absolute_pos_embed is not None:
-            nn.init.trunc_normal_(self.absolute_pos_embed, std=INIT_STD)
 
     @property
     def size_divisibility(self) -> int:
@@ -366,7 +357,7 @@ class D2SwinTransformer(SwinTransformer):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
-        """Read `MODEL.SWIN` and `MODEL.BACKBONE.FREEZE_AT`."""
+        """Read `MODEL.SWIN`; `MODEL.BACKBONE.FREEZE_AT`, 2 by default, is for ResNets, as published."""
         node = cfg.MODEL.SWIN
         return {
             "pretrain_img_size": node.PRETRAIN_IMG_SIZE,
@@ -385,6 +376,5 @@ class D2SwinTransformer(SwinTransformer):
             "ape": node.APE,
             "patch_norm": node.PATCH_NORM,
             "out_features": node.OUT_FEATURES,
-            "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
-            "use_checkpoint": node.USE_CHECKPOINT or cfg.MODEL.ACTIVATION_CHECKPOINTING,
+            "use_checkpoint": cfg.MODEL.ACTIVATION_CHECKPOINTING,
         }

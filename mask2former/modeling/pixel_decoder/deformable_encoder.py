@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mask2former.ops import ms_deform_attn
+from mask2former.ops.cpu import softmax_of_few
 
-from ..constants import cached_constant
-from ..layers import Linear, linear
+from ..layers import Linear
 from ..position_encoding import sine_tokens
+from ..transformer import EncoderLayer
 
 # B batch, S positions of all levels, E embedding width, M heads, L levels, P points
 
@@ -58,6 +59,7 @@ class MSDeformAttn(nn.Module):
         reference_points: Tensor,
         value: Tensor,
         spatial_shapes: Sequence[tuple[int, int]],
+        pixel_sizes: Tensor,
     ) -> Tensor:
         """Attend.
 
@@ -66,38 +68,29 @@ class MSDeformAttn(nn.Module):
             reference_points: (Q, 2), x and y in [0, 1].
             value: (B, S, E), the maps of all levels, flattened and joined.
             spatial_shapes: (height, width) of each level.
+            pixel_sizes: (L, 2), 1 / width and 1 / height of each level, the unit of offsets.
 
         Returns:
             (B, Q, E).
         """
         points = (self.num_heads, self.num_levels, self.num_points)
-        scale = _inverse_sizes(tuple(spatial_shapes), reference_points.dtype, reference_points.device)
-        # Scaled weights in place of scaled offsets: the product has far fewer elements to visit.
-        scale = scale[None, :, None, :].expand(*points, 2).flatten()
-        projection = self.sampling_offsets
+        device = query.device.type
         # Locations need more than the eight bits of bfloat16: a map is up to hundreds of pixels wide.
-        with torch.autocast(device_type=query.device.type, enabled=False):
-            weight, bias = projection.weight * scale[:, None], projection.bias * scale
-            offsets = linear(query.to(weight.dtype), weight, bias)
-        locations = reference_points[:, None] + offsets.unflatten(-1, (-1, 2))
+        with torch.autocast(device_type=device, enabled=False):
+            offsets = self.sampling_offsets(query.float() if torch.is_autocast_enabled(device) else query)
+        offsets = offsets.to(reference_points.dtype).unflatten(-1, (*points, 2))
+        locations = torch.addcmul(reference_points[:, None, None, None], offsets, pixel_sizes[:, None])
+        weights = softmax_of_few(self.attention_weights(query).unflatten(-1, (self.num_heads, -1)))
         output = ms_deform_attn(
             self.value_proj(value).unflatten(-1, (self.num_heads, -1)),
             spatial_shapes,
-            locations.unflatten(2, points),
-            _softmax(self.attention_weights(query).unflatten(-1, (self.num_heads, -1))).unflatten(-1, points[1:]),
+            locations,
+            weights.unflatten(-1, points[1:]),
         )
         return self.output_proj(output)
 
 
-def _softmax(x: Tensor) -> Tensor:
-    """Softmax over the last dimension, a dozen of elements."""
-    if x.device.type != "cpu":
-        return x.softmax(dim=-1)
-    # PyTorch's kernel takes as many rows at a time as a vector holds, if these lie next to each other.
-    return x.flatten(0, -2).t().contiguous().softmax(dim=0).t().contiguous().view(x.shape)
-
-
-class DeformableEncoderLayer(nn.Module):
+class DeformableEncoderLayer(EncoderLayer):
     """Deformable self-attention and a feed-forward network, each with residual, dropout and LayerNorm."""
 
     def __init__(
@@ -110,17 +103,12 @@ class DeformableEncoderLayer(nn.Module):
         num_points: int,
         dropout: float,
     ) -> None:
-        super().__init__()
-        self.self_attn = MSDeformAttn(
-            embed_dim=embed_dim, num_heads=num_heads, num_levels=num_levels, num_points=num_points
+        super().__init__(
+            MSDeformAttn(embed_dim=embed_dim, num_heads=num_heads, num_levels=num_levels, num_points=num_points),
+            embed_dim=embed_dim,
+            dim_feedforward=dim_feedforward,
+            dropout=dropout,
         )
-        self.norm1 = nn.LayerNorm(embed_dim)
-        self.linear1 = Linear(embed_dim, dim_feedforward)
-        self.linear2 = Linear(dim_feedforward, embed_dim)
-        self.norm2 = nn.LayerNorm(embed_dim)
-        self.dropout = nn.Dropout(dropout)
-        nn.init.xavier_uniform_(self.linear1.weight)
-        nn.init.xavier_uniform_(self.linear2.weight)
 
     def forward(
         self,
@@ -128,12 +116,15 @@ class DeformableEncoderLayer(nn.Module):
         position: Tensor,
         reference_points: Tensor,
         spatial_shapes: Sequence[tuple[int, int]],
+        pixel_sizes: Tensor,
     ) -> Tensor:
-        """Map (B, S, E) to the same shape; `position` (1, S, E) is added to the queries."""
-        attended = self.self_attn(x + position, reference_points, x, spatial_shapes)
-        x = self.norm1(x + self.dropout(attended))
-        hidden = self.dropout(linear(x, self.linear1.weight, self.linear1.bias, relu=True))
-        return self.norm2(x + self.dropout(self.linear2(hidden)))
+        """Map (B, S, E) to the same shape; `position` (1, S, E) is added to the queries; see `MSDeformAttn`."""
+        x = self.residual(
+            x,
+            self.norm1,
+            lambda y: self.self_attn(y + position, reference_points, y, spatial_shapes, pixel_sizes),
+        )
+        return self.residual(x, self.norm2, self.feed_forward)
 
 
 class DeformableEncoder(nn.Module):
@@ -198,27 +189,21 @@ class MSDeformAttnTransformerEncoder(nn.Module):
             ],
             dim=1,
         )
-        reference_points = torch.cat([pixel_centres(h, w, device) for h, w in spatial_shapes])
+        centres = [pixel_centres(h, w, device) for h, w in spatial_shapes]
+        geometry = (torch.cat(centres), spatial_shapes, 2 * torch.stack([level[0] for level in centres]))
         x = torch.cat([f.flatten(2).transpose(1, 2) for f in features], dim=1)
         for layer in self.encoder.layers:
             if self.use_checkpoint and self.training:
-                x = checkpoint(layer, x, position, reference_points, spatial_shapes, use_reentrant=False)
+                x = checkpoint(layer, x, position, *geometry, use_reentrant=False)
             else:
-                x = layer(x, position, reference_points, spatial_shapes)
+                x = layer(x, position, *geometry)
         levels = x.split([h * w for h, w in spatial_shapes], dim=1)
         maps = [level.unflatten(1, shape) for level, shape in zip(levels, spatial_shapes, strict=True)]
         return [encoded.permute(0, 3, 1, 2) for encoded in maps]
 
 
-@cached_constant
 def pixel_centres(height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
     """Return x and y of every pixel's centre, row by row: float32 (height * width, 2), in (0, 1)."""
     y = (torch.arange(height, device=device, dtype=torch.float32) + 0.5) / height
     x = (torch.arange(width, device=device, dtype=torch.float32) + 0.5) / width
     return torch.stack([x.expand(height, width), y[:, None].expand(height, width)], dim=-1).flatten(0, 1)
-
-
-@cached_constant
-def _inverse_sizes(spatial_shapes: tuple[tuple[int, int], ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return 1 / width and 1 / height of each level: (L, 2)."""
-    return torch.tensor([(1 / width, 1 / height) for height, width in spatial_shapes], dtype=dtype, device=device)

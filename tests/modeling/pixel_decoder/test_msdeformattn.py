@@ -4,11 +4,13 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mask2former.d2.layers import ShapeSpec
-from mask2former.modeling.pixel_decoder import MSDeformAttnPixelDecoder
+from mask2former.modeling.build import build_pixel_decoder
+from mask2former.modeling.pixel_decoder import MSDeformAttnPixelDecoder, deformable_encoder
 from mask2former.modeling.pixel_decoder.deformable_encoder import MSDeformAttn, pixel_centres
+from tests.helpers.models import small_cfg
 
 SHAPES = {f"res{i}": ShapeSpec(channels=8 * i, stride=2**i) for i in range(2, 6)}
 
@@ -67,10 +69,47 @@ def test_a_fpn_without_norm_has_biases() -> None:
 
 
 def test_missing_features_are_named() -> None:
-    with pytest.raises(ValueError, match=r"IN_FEATURES must name at least 3 of .*res7"):
-        decoder(transformer_in_features=["res3", "res4", "res7"])
-    with pytest.raises(ValueError, match="at least 3"):
-        decoder(transformer_in_features=["res4", "res5"])
+    for names in (["res3", "res4", "res7"], []):
+        with pytest.raises(ValueError, match=r"IN_FEATURES must name some of .*'res2', 'res3', 'res4', 'res5'\], not"):
+            decoder(transformer_in_features=names)
+
+
+def test_the_transformer_decoder_may_read_other_numbers_of_maps() -> None:
+    for count in (1, 2, 4):
+        maps = decoder(num_decoder_levels=count).forward_features(features()).multi_scale_features
+        assert [m.shape[-1] for m in maps] == [3, 6, 12, 24][:count]
+    with pytest.raises(ValueError, match=r"NUM_FEATURE_LEVELS is 5, but .* makes 4 maps, of \['res5', .*'res2'\]"):
+        decoder(num_decoder_levels=5)
+
+
+def test_heads_that_would_differ_in_the_published_encoder_are_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    build_pixel_decoder(small_cfg(), SHAPES)
+    assert caplog.messages == []
+    built = build_pixel_decoder(small_cfg(MODEL__MASK_FORMER__NHEADS=4), SHAPES)
+    assert built.transformer.encoder.layers[0].self_attn.num_heads == 8
+    assert "the published one would have MODEL.MASK_FORMER.NHEADS, 4" in caplog.text
+
+
+def test_sampling_locations_are_float32_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+
+    def record(value: Tensor, shapes: object, locations: Tensor, weights: Tensor) -> Tensor:
+        seen.append(locations)
+        return value.new_zeros(2, locations.shape[1], 32)
+
+    monkeypatch.setattr(deformable_encoder, "ms_deform_attn", record)
+    torch.manual_seed(0)
+    attention = MSDeformAttn(embed_dim=32, num_heads=4, num_levels=1, num_points=2)
+    nn.init.normal_(attention.sampling_offsets.weight)
+    query, value = torch.randn(2, 7, 32), torch.randn(2, 6, 32)
+    points = torch.rand(7, 2)
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            attention(query, points, value, [(2, 3)], torch.tensor([[1 / 3, 1 / 2]]))
+    assert seen[1].dtype == torch.float32
+    assert torch.equal(seen[0], seen[1])
+    offsets = attention.sampling_offsets(query).view(2, 7, 4, 1, 2, 2) / torch.tensor([3.0, 2.0])
+    torch.testing.assert_close(seen[0], points[:, None, None, None] + offsets)
 
 
 def test_offsets_start_on_a_star_around_the_query() -> None:

@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from mask2former.modeling import build_transformer_decoder
 from mask2former.modeling.transformer_decoder import MultiScaleMaskedTransformerDecoder
 from mask2former.modeling.transformer_decoder.multi_scale_masked import attention_mask, resize
+from tests.helpers.models import small_cfg
 
 
 def decoder(**changes: object) -> MultiScaleMaskedTransformerDecoder:
@@ -17,7 +19,6 @@ def decoder(**changes: object) -> MultiScaleMaskedTransformerDecoder:
         "nheads": 2,
         "dim_feedforward": 8,
         "dec_layers": 4,
-        "dropout": 0.0,
         "pre_norm": False,
         "mask_dim": 12,
         "enforce_input_project": False,
@@ -159,15 +160,44 @@ def test_no_layers_leave_the_prediction_of_the_learned_queries() -> None:
     assert outputs["aux_outputs"] == []
 
 
-def test_pre_norm_and_dropout_train() -> None:
-    outputs = decoder(pre_norm=True, dropout=0.3)(*maps())
+def test_pre_norm_trains() -> None:
+    outputs = decoder(pre_norm=True)(*maps())
     assert outputs["pred_masks"].isfinite().all()
     outputs["pred_masks"].sum().backward()
+
+
+def test_there_is_no_dropout_whatever_the_config_says() -> None:
+    model = build_transformer_decoder(small_cfg(MODEL__MASK_FORMER__DROPOUT=0.5), 32)
+    inputs = maps(32)[0], torch.randn(2, 32, 16, 24)
+    assert torch.equal(model.train()(*inputs)["pred_masks"], model(*inputs)["pred_masks"])
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_other_numbers_of_levels_are_read_in_turn(count: int) -> None:
+    model, sizes = decoder(num_levels=count, dec_layers=5), []
+    for layer in model.transformer_cross_attention_layers:
+        layer.register_forward_hook(lambda _module, inputs, _output: sizes.append(inputs[2].shape[1]))
+    levels = [torch.randn(2, 16, 2, 3 + i) for i in range(count)]
+    model(levels, maps()[1])
+    assert sizes == [2 * (3 + i % count) for i in range(5)]
+
+
+def test_queries_may_come_from_elsewhere() -> None:
+    model, inputs = decoder(), maps()
+    expected = model(*inputs)["pred_masks"]
+    features, positions = model.query_feat.weight.detach(), model.query_embed.weight.detach()
+    given = {"query_features": features.expand(2, -1, -1), "query_positions": positions}
+    assert torch.equal(model(*inputs, **given)["pred_masks"], expected)
+    fewer = model(*inputs, query_features=features[:3] + 1, query_positions=positions[:3])
+    assert fewer["pred_masks"].shape[1] == fewer["aux_outputs"][0]["pred_logits"].shape[1] == 3
+    each = torch.stack([features, features + 1])
+    torch.testing.assert_close(model(*inputs, query_features=each)["pred_masks"][0], expected[0])
+    assert not torch.allclose(model(*inputs, query_features=each)["pred_masks"][1], expected[1])
 
 
 def test_impossible_settings_are_named() -> None:
     with pytest.raises(ValueError, match="DEC_LAYERS"):
         decoder(dec_layers=-1)
     model, (levels, mask_features) = decoder(), maps()
-    with pytest.raises(ValueError, match="reads 3 feature maps, not 2"):
+    with pytest.raises(ValueError, match=r"built for 3 feature maps \(MODEL.MASK_FORMER.NUM_FEATURE_LEVELS\), not 2"):
         model(levels[:2], mask_features)

@@ -1,0 +1,101 @@
+"""Kernels for CPUs: what PyTorch computes too, but in the way that is fastest on the processor at hand.
+
+They are for eager execution alone: what is traced, exported or compiled holds PyTorch's plain operators.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LINEAR_VARIABLE = "MASK2FORMER_CPU_LINEAR"
+"""Environment variable: `linear` or `convolution` fixes the kernel of `linear`; `auto`, the default, measures."""
+LINEAR_KERNELS = ("auto", "linear", "convolution")
+
+# Elements of the input: up to so many PyTorch computes a convolution itself, and slowly.
+_LARGEST_SLOW_CONVOLUTION = 20480
+_MEASURED_ROWS = 256
+# A convolution must be clearly faster: runs on one machine should choose alike.
+_MARGIN = 1.25
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Map (..., n) to (..., m) with `weight` (m, n), as `F.linear` does.
+
+    In float32 it may be a 1x1 convolution, the same sums in another order: oneDNN's convolutions use AVX-512 on every
+    CPU that has it, the matrix products behind `F.linear` only on some, and then take twice as long.
+
+    Raises:
+        ValueError: if `LINEAR_VARIABLE` names no kernel.
+    """
+    if (
+        _is_eager(x)
+        and x.dtype == torch.float32
+        and x.numel() > _LARGEST_SLOW_CONVOLUTION
+        and not torch.is_autocast_enabled("cpu")
+        and _convolution_is_faster(x.shape[-1], weight.shape[0])
+    ):
+        return _convolution(x, weight, bias)
+    return F.linear(x, weight, bias)
+
+
+def softmax_of_few(x: Tensor) -> Tensor:
+    """Softmax over the last dimension of (..., rows, n), where n is a dozen."""
+    if not _is_eager(x):
+        return x.softmax(dim=-1)
+    # PyTorch's kernel takes as many rows at a time as a vector holds, if these lie next to each other.
+    return x.flatten(0, -2).t().contiguous().softmax(dim=0).t().contiguous().view(x.shape)
+
+
+def _is_eager(x: Tensor) -> bool:
+    """Tell whether `x` is on a CPU and what happens to it is done now, and not written down for later."""
+    return (
+        x.device.type == "cpu"
+        and type(x) is Tensor  # and no stand-in, as tools use that follow shapes
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+    )
+
+
+def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    image = x.reshape(1, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)  # (1, n, 1, rows), channels last in memory
+    image = F.conv2d(image, weight[:, :, None, None], bias)
+    return image.permute(0, 2, 3, 1).reshape(*x.shape[:-1], weight.shape[0])
+
+
+@cache
+def _convolution_is_faster(in_features: int, out_features: int) -> bool:
+    """Measure both kernels once for these widths, in some milliseconds, unless `LINEAR_VARIABLE` says which to take."""
+    kernel = os.environ.get(LINEAR_VARIABLE, "auto")
+    if kernel not in LINEAR_KERNELS:
+        raise ValueError(f"{LINEAR_VARIABLE} is {kernel!r}; it must be one of {list(LINEAR_KERNELS)}")
+    if kernel != "auto":
+        return kernel == "convolution"
+    if not torch.backends.mkldnn.is_available():
+        return False
+    # In a thread of its own, which knows nothing of the modes (profilers, counters, gradients) that the caller is in.
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        seconds = thread.submit(_measure, in_features, out_features).result()
+    return _MARGIN * seconds[1] < seconds[0]
+
+
+def _measure(in_features: int, out_features: int) -> list[float]:
+    """Return the seconds that `F.linear` and the convolution take, the best of some runs in turn."""
+    rows = max(_MEASURED_ROWS, _LARGEST_SLOW_CONVOLUTION // in_features + 1)
+    x, weight = torch.ones(rows, in_features), torch.ones(out_features, in_features)
+    kernels: list[Callable[..., Tensor]] = [F.linear, _convolution]
+    best = [float("inf")] * len(kernels)
+    with torch.no_grad():
+        for _ in range(4):  # the first warms up
+            for i, kernel in enumerate(kernels):
+                start = time.perf_counter()
+                kernel(x, weight, None)
+                best[i] = min(best[i], time.perf_counter() - start)
+    return best
