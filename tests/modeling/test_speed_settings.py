@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mask2former import d2
-from mask2former.modeling.backbone import SwinTransformer
+from mask2former.modeling.backbone import ResNet, SwinTransformer
 from mask2former.modeling.pixel_decoder.deformable_encoder import DeformableEncoderLayer
 from tests.helpers.models import example, small_model, total
 
@@ -73,6 +73,19 @@ def test_compiled_models_take_images_of_any_size_and_keep_their_names(compiled: 
         image = [{"image": example(height, width)["image"]}]
         with torch.no_grad():
             torch.testing.assert_close(model(image)[0]["sem_seg"], plain(image)[0]["sem_seg"])
+
+
+def test_a_compiled_backbone_may_recompute_its_activations() -> None:
+    torch.manual_seed(0)
+    plain = ResNet(depth=18, norm="BN", out_features=["res2"])
+    model = ResNet(depth=18, norm="BN", out_features=["res2"], use_checkpoint=True)
+    model.load_state_dict(plain.state_dict())
+    model.compile(fullgraph=True, backend="aot_eager")
+    image, found = torch.randn(2, 3, 32, 32), []
+    for backbone in (plain, model):
+        backbone(image)["res2"].square().sum().backward()
+        found.append({name: p.grad for name, p in backbone.named_parameters()} | dict(backbone.named_buffers()))
+    torch.testing.assert_close(*found)  # statistics, too, are counted once
 
 
 def test_swin_is_compiled_stage_by_stage(compiled: list[str]) -> None:

@@ -326,6 +326,8 @@ def _stage(
 
 def _recomputed(block: nn.Module, x: Tensor) -> Tensor:
     """Run `block`, and run it again in the backward pass instead of keeping its activations."""
+    if torch.compiler.is_compiling():  # which updates statistics once, whatever it computes again
+        return checkpoint(block, x, use_reentrant=False)
     return checkpoint(block, x, use_reentrant=False, context_fn=partial(_checkpoint_contexts, block))
 
 
