@@ -7,6 +7,7 @@ MODEL, CRITERION, MATCHER = "modeling/mask_former.py", "modeling/criterion.py", 
 MASKED = "modeling/transformer_decoder/multi_scale_masked.py"
 ENCODER = "modeling/pixel_decoder/deformable_encoder.py"
 AUGMENTATION, MAPPERS, LOADER, TARGETS = "data/augmentation.py", "data/mappers.py", "data/loader.py", "data/targets.py"
+EXAMPLE, ADE20K, COCO = "data/example.py", "data/prepare/ade20k.py", "data/datasets/coco.py"
 IMAGES, MASKS, POINTS = "data/images.py", "modeling/masks.py", "modeling/points.py"
 STEP = ("engine/test_precision.py", "engine/test_seed.py", "engine/test_trainer.py")
 
@@ -164,4 +165,46 @@ MUTANTS = [
         "islice(self._batches(), self.start, None)",
         "islice(self._batches(), 0, None)",
     ),
+    Mutant("wide images among others", LOADER, "groups[self.is_wide[pair[1]]]", "groups[0]"),
+    Mutant("grouping cannot be turned off", LOADER, "cfg.DATALOADER.ASPECT_RATIO_GROUPING and all", "all"),
+    Mutant("grouping by height", LOADER, 'record["width"] > record["height"]', 'record["width"] < 0'),
+    Mutant("segments cropped away are dropped", TARGETS, "classes, keep_empty=True)", "classes)"),
+    Mutant("label maps resized to centres", TARGETS, ", rounds_down=True)", ")"),
+    Mutant("padding belongs to instances", TARGETS, " & ~padding", ""),
+    Mutant(
+        "crowd segments are targets",
+        TARGETS,
+        'kept = [segment for segment in segments_info if not segment.get("iscrowd", 0)]',
+        "kept = list(segments_info)",
+    ),
+    Mutant("polygons not moved", TARGETS, "[move(np.asarray", "[(np.asarray"),
+    Mutant("one category may fill a crop", AUGMENTATION, "areas.sum() * self.max_area", "areas.sum() * 2"),
+    Mutant("void counts as area of a crop", AUGMENTATION, "window[window >= 0]", "window.clip(min=0).ravel()"),
+    Mutant("categories not needed", MAPPERS, "isinstance(item, CategoryAreaCrop)", "False"),
+    Mutant("padding is no padding", EXAMPLE, "value=True)", "value=False)", ("data/test_mappers.py",)),
+    Mutant(
+        "label maps of class 0",
+        EXAMPLE,
+        "instances.image_size, ignore_label)",
+        "instances.image_size, 0)",
+        ("data/test_mappers.py",),
+    ),
+    Mutant("boxes a pixel small", MASKS, "inside.shape[1] - inside[:, ::-1]", "inside.shape[1] - 1 - inside[:, ::-1]"),
+    Mutant("things under stuff of ADE20K", ADE20K, "labels + 1, 0), instances)", "labels + 1, 0), instances)[::-1]"),
+    Mutant("limit of unreadable images", LOADER, "len(indices) > self.limit", "len(indices) > 2 * self.limit"),
+    Mutant(
+        "empty images are kept", LOADER, "kept = [record for record in dicts if _has_objects(record)]", "kept = dicts"
+    ),
+    Mutant("test images not resized", AUGMENTATION, "cfg.INPUT.MIN_SIZE_TEST,", "0,"),
+    Mutant(
+        "largest size ignored", AUGMENTATION, "keys.MIN_SIZE_TRAIN, keys.MAX_SIZE_TRAIN,", "keys.MIN_SIZE_TRAIN, 9999,"
+    ),
+    Mutant("ignored pixels are of a class", TARGETS, "index = np.where(ignored, -1, labels)", "index = labels % 150"),
+    Mutant(
+        "category ids of files",
+        COCO,
+        '"category_id": contiguous_ids[annotation["category_id"]]',
+        '"category_id": annotation["category_id"]',
+    ),
+    Mutant("things are stuff", COCO, "isthing = category in things", "isthing = False"),
 ]

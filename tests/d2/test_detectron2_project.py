@@ -94,7 +94,8 @@ def cfg(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def results(cfg: CfgNode) -> dict[str, Any]:
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=False)
-    return trainer.train()
+    trainer.train()
+    return trainer._last_eval_results
 
 
 def test_default_trainer_trains_and_detectron2s_evaluators_score(cfg: CfgNode, results: dict[str, Any]) -> None:
