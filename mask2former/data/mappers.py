@@ -84,6 +84,10 @@ class DatasetMapper:
     Raises:
         UnreadableImageError, FileNotFoundError: the image, or a file of its annotation.
         DataError: anything else that is wrong; the message begins with the file name and the image id.
+
+    Attributes:
+        reads: the key of dataset dicts that targets are made of.
+        later: functions that make further entries of an `Example` when they are asked for.
     """
 
     reads: str | None = None
