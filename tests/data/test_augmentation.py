@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mask2former.d2.config import CfgNode
-from mask2former.d2.transforms import AugInput, AugmentationList, RandomCrop, RandomFlip, Transform
+from mask2former.d2.transforms import AugInput, AugmentationList, RandomCrop, RandomFlip, ResizeScale, Transform
 from mask2former.data.augmentation import (
     CategoryAreaCrop,
     ColorAugSSD,
@@ -185,3 +185,12 @@ def test_each_step_of_the_jitter_is_drawn_half_of_the_time_over_all_of_its_range
         assert low <= active.min() < low + 0.01 * (high - low)
         assert high >= active.max() > high - 0.01 * (high - low)
     assert 0.45 < np.mean([transform.contrast_first for transform in drawn]) < 0.55
+
+
+def test_scales_are_drawn_from_the_range_of_the_config(cfg: CfgNode) -> None:
+    cfg.INPUT.IMAGE_SIZE, cfg.INPUT.MIN_SCALE, cfg.INPUT.MAX_SCALE = 100, 0.5, 2.0
+    (resize,) = (item for item in build_lsj_augmentation(cfg) if isinstance(item, ResizeScale))
+    sides = [resize.get_transform(np.zeros((100, 100, 3), np.uint8)).new_h for _ in range(500)]
+    assert 50 <= min(sides) < 54
+    assert 196 < max(sides) <= 200
+    assert 115 < np.mean(sides) < 135
