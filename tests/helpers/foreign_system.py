@@ -19,6 +19,7 @@ import torch
 OTHERS = (
     *("filelock", "fvcore.common.config", "fvcore.transforms.transform", "iopath.common.file_io", "pycocotools.mask"),
     *("safetensors.torch", "scipy.optimize", "torch.distributed", "torch.multiprocessing", "torch.utils.tensorboard"),
+    "torch.distributed.elastic.multiprocessing",
 )
 MODULES = ("fcntl", "grp", "posix", "pty", "pwd", "resource", "syslog", "termios", "tty")
 NAMES = {
