@@ -73,8 +73,7 @@ def _web_address(address: str) -> str:
 
 
 def _cached(address: str) -> Path:
-    parts = [part for part in unquote(urlparse(address).path).split("/") if part not in ("", ".", "..")]
-    file = Path(get_cache_dir(), *parts)
+    file = _cache_file(address)
     if file.is_file():
         return file
     with file_lock(str(file)):  # several processes of one machine download once
@@ -86,6 +85,18 @@ def _cached(address: str) -> Path:
                     f"cannot download {address} ({error}); get it by other means and put it at {file}"
                 ) from error
     return file
+
+
+def _cache_file(address: str) -> Path:
+    """Where a file from the web is kept: by host, path and query; those of Detectron2's host as iopath keeps them."""
+    url = urlparse(address)
+    parts = [part for part in unquote(url.path).split("/") if part not in ("", ".", "..")]
+    if url.query:
+        parts.insert(len(parts) - 1, hashlib.sha256(url.query.encode()).hexdigest()[:16])
+    if url.netloc != urlparse(ADDRESSES["detectron2://"]).netloc:
+        host = re.sub(r"[^a-z0-9.-]", "_", url.netloc.rpartition("@")[2].lower())
+        parts = ["hosts", host.strip("."), *parts]
+    return Path(get_cache_dir(), *parts)
 
 
 def _download(address: str, file: Path) -> None:

@@ -5,6 +5,8 @@ import os
 import numpy as np
 from PIL import Image, ImageOps
 
+# Pixels alone. Pillow knows others that are programs: for an EPS, whatever its name, it starts Ghostscript.
+_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _LABEL_MODES = ("L", "P", "1", "I", "I;16", "I;16L", "I;16B")
 
 
@@ -23,19 +25,25 @@ def read_image(path: str | os.PathLike[str], format: str = "RGB") -> np.ndarray:
         format: order of the channels, "RGB" or "BGR".
 
     Returns:
-        (H, W, 3) uint8.
+        (H, W, 3) uint8. Greys of 16 bits are scaled: 65535 becomes 255.
 
     Raises:
-        UnreadableImageError: broken file, or a size beyond Pillow's limit against decompression bombs.
-        DataError: pixels of more than 8 bits, which a conversion would silently clip.
+        UnreadableImageError: broken file or EXIF data, a format that is none of pixels, or a size beyond Pillow's limit
+            against decompression bombs.
+        DataError: pixels of more than 16 bits, which a conversion would silently clip.
         FileNotFoundError: no such file.
     """
     if format not in ("RGB", "BGR"):
         raise ValueError(f"INPUT.FORMAT must be RGB or BGR, not {format!r}")
     image = _decode(path)
+    try:
+        image = ImageOps.exif_transpose(image)
+    except Exception as error:  # damaged EXIF data can raise anything
+        raise UnreadableImageError(f"{path}: its EXIF data cannot be read: {error}") from error
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        raise DataError(f"{path}: pixels of mode {image.mode}; convert the image to 8 bits a channel")
-    array = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        array = _scale_grey(np.asarray(image), path)
+    else:
+        array = np.asarray(image.convert("RGB"))
     return array if format == "RGB" else array[:, :, ::-1]
 
 
@@ -86,12 +94,20 @@ def id_to_rgb(ids: np.ndarray) -> np.ndarray:
     return np.stack([ids & 255, (ids >> 8) & 255, (ids >> 16) & 255], axis=-1).astype(np.uint8)
 
 
+def _scale_grey(grey: np.ndarray, path: str | os.PathLike[str]) -> np.ndarray:
+    """(H, W) integers of 16 bits, which some versions of Pillow give as int32, to (H, W, 3) uint8."""
+    if grey.dtype.kind == "f" or grey.min(initial=0) < 0 or grey.max(initial=0) > 65535:
+        raise DataError(f"{path}: pixels of more than 16 bits; convert the image to 8 or 16 bits a channel")
+    scaled = ((grey.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return np.repeat(scaled[:, :, None], 3, axis=2)
+
+
 def _decode(path: str | os.PathLike[str]) -> Image.Image:
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_FORMATS) as image:
             image.load()
             return image
     except FileNotFoundError:
         raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # a damaged file can raise anything
         raise UnreadableImageError(f"{path}: cannot be read as an image: {error}") from error

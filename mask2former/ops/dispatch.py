@@ -67,6 +67,10 @@ def _triton_problem(device: str) -> str | None:
         triton = importlib.import_module(".triton", __package__)
     except ImportError as error:
         return f"Triton cannot be imported ({error})"
+    try:
+        triton.probe()
+    except Exception as error:  # no C compiler, no driver, a GPU that is too old: each has its own
+        return f"Triton cannot launch its kernels ({str(error).strip()[:200] or type(error).__name__})"
     library.LIBRARY.impl(library.FORWARD, triton.forward, "CUDA")
     library.LIBRARY.impl(library.BACKWARD, triton.backward, "CUDA")
     return None

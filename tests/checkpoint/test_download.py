@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mask2former.checkpoint import CheckpointError, local_path, read_checkpoint
+from mask2former.checkpoint.download import _cache_file
 from mask2former.checkpoint.published import get_checkpoint_url, published_models
 
 DATA = pickle.dumps({"w": np.arange(6, dtype=np.float32)})
@@ -46,6 +47,10 @@ def server(monkeypatch, tmp_path):
         thread.join()
 
 
+def place_of(server, cache):
+    return cache / "hosts" / server.address.removeprefix("http://").replace(":", "_")
+
+
 @pytest.mark.parametrize("folder", ["x/y", "unknown-length"])
 def test_downloads_once(server, tmp_path, folder, caplog):
     caplog.set_level(logging.INFO)
@@ -53,8 +58,9 @@ def test_downloads_once(server, tmp_path, folder, caplog):
     for _ in range(2):
         assert read_checkpoint(address)["model"]["w"].tolist() == [0, 1, 2, 3, 4, 5]
     assert server.requests == [f"/{folder}/model.pkl"]
-    assert local_path(address) == tmp_path / folder / "model.pkl"
-    assert caplog.messages == [f"Downloading {address} to {tmp_path / folder / 'model.pkl'}"]
+    place = place_of(server, tmp_path) / folder / "model.pkl"
+    assert local_path(address) == place
+    assert caplog.messages == [f"Downloading {address} to {place}"]
 
 
 @pytest.mark.parametrize(
@@ -87,7 +93,7 @@ def test_other_names_have_no_checksum(server, name):
 def test_failed_downloads_say_where_to_put_the_file(server, tmp_path, path, reason):
     with pytest.raises(FileNotFoundError, match=reason) as caught:
         read_checkpoint(f"{server.address}/{path}")
-    assert str(caught.value).endswith(f"get it by other means and put it at {tmp_path / path}")
+    assert str(caught.value).endswith(f"get it by other means and put it at {place_of(server, tmp_path) / path}")
     assert not (tmp_path / path).exists()
     assert not list(tmp_path.rglob("*.tmp"))
 
@@ -106,7 +112,11 @@ def test_failed_downloads_say_where_to_put_the_file(server, tmp_path, path, reas
             "model_final_94dc52.pkl",
             "maskformer/mask2former/coco/panoptic/maskformer2_R50_bs16_50ep/model_final_94dc52.pkl",
         ),
-        ("https://example.org/a/../b/model%2B.pkl?download=1", "https://example.org", "a/b/model+.pkl"),
+        (
+            "https://example.org/a/../b/model%2B.pkl?download=1",
+            "https://example.org",
+            "hosts/example.org/a/b/27c97122cc140687/model+.pkl",
+        ),
     ],
 )
 def test_without_a_network(tmp_path, monkeypatch, address, url, place):
@@ -122,6 +132,20 @@ def test_without_a_network(tmp_path, monkeypatch, address, url, place):
     assert str(caught.value).endswith(f"put it at {tmp_path / place}")
     (tmp_path / place).write_bytes(DATA)
     assert read_checkpoint(address)["model"].keys() == {"w"}
+
+
+def test_hosts_and_queries_have_files_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
+    addresses = [
+        f"http{s}://{place}" for s in ("", "s") for place in ("a.org/m.pkl?id=1", "a.org/m.pkl?id=2", "a.org/m.pkl",
+        "a.org:81/m.pkl", "user:word@b.org/m.pkl", "../m.pkl", "[::1]/m.pkl", "dl.fbaipublicfiles.com/m.pkl")
+    ]  # fmt: skip
+    files = [_cache_file(address) for address in addresses]
+    assert files[:8] == files[8:]
+    assert len(set(files)) == 8
+    assert files[7] == tmp_path / "m.pkl", "as iopath keeps it"
+    assert all(file.is_relative_to(tmp_path) and ".." not in file.parts and file.name == "m.pkl" for file in files)
+    assert not any("word" in str(file) for file in files)
 
 
 def test_unknown_published_model():

@@ -43,10 +43,39 @@ def test_exif_orientation_is_applied(tmp_path: Path, picture: np.ndarray) -> Non
     assert np.array_equal(read_image(tmp_path / "turned.png"), np.rot90(picture, k=-1))
 
 
-def test_sixteen_bit_image_is_refused_rather_than_clipped(tmp_path: Path) -> None:
-    Image.fromarray(np.full((4, 4), 3000, dtype=np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(DataError, match=r"deep\.png.*8 bits"):
-        read_image(tmp_path / "deep.png")
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bit_greys_are_scaled(tmp_path: Path, suffix: str) -> None:
+    grey = np.array([[0, 128, 129, 257], [3000, 32768, 65534, 65535]], dtype=np.uint16)
+    Image.fromarray(grey).save(tmp_path / f"deep.{suffix}")
+    read = read_image(tmp_path / f"deep.{suffix}")
+    assert read.dtype == np.uint8
+    assert read[..., 0].tolist() == [[0, 0, 1, 1], [12, 128, 255, 255]]
+    assert (read == read[..., :1]).all()
+
+
+@pytest.mark.parametrize("value", [-1, 65536, 0.5])
+def test_deeper_greys_are_refused_rather_than_clipped(tmp_path: Path, value: float) -> None:
+    Image.fromarray(np.full((4, 4), value, np.float32 if value == 0.5 else np.int32)).save(tmp_path / "deep.tif")
+    with pytest.raises(DataError, match=r"deep\.tif: pixels of more than 16 bits"):
+        read_image(tmp_path / "deep.tif")
+
+
+@pytest.mark.parametrize("format", ["EPS", "PDF", "ICO", "TGA"])
+def test_formats_that_are_more_than_pixels_are_not_opened(
+    tmp_path: Path, picture: np.ndarray, monkeypatch: pytest.MonkeyPatch, format: str
+) -> None:
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *args, **kwargs: pytest.fail("Ghostscript ran"))
+    Image.fromarray(picture).save(tmp_path / "photo.jpg", format)
+    for read in (read_image, read_label_map, read_panoptic_png):
+        with pytest.raises(UnreadableImageError, match=r"photo\.jpg"):
+            read(tmp_path / "photo.jpg")
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp"])
+def test_bad_exif_names_the_file(tmp_path: Path, picture: np.ndarray, suffix: str) -> None:
+    Image.fromarray(picture).save(tmp_path / f"a.{suffix}", exif=b"Exif\0\0garbage!!!!")
+    with pytest.raises(UnreadableImageError, match=rf"a\.{suffix}: (its EXIF data cannot|cannot be read)"):
+        read_image(tmp_path / f"a.{suffix}")
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])

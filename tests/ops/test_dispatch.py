@@ -28,7 +28,7 @@ def no_compiled_op(monkeypatch: pytest.MonkeyPatch) -> None:
 def triton_kernels(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """Stands for kernels that can be imported; collects what is registered for which device."""
     registered: list[tuple[str, str]] = []
-    kernels = SimpleNamespace(forward=lambda: None, backward=lambda: None)
+    kernels = SimpleNamespace(forward=lambda: None, backward=lambda: None, probe=lambda: None)
     monkeypatch.setitem(sys.modules, "mask2former.ops.triton", kernels)
     implement = SimpleNamespace(impl=lambda name, function, device: registered.append((name, device)))
     monkeypatch.setattr(library, "LIBRARY", implement)
@@ -54,6 +54,22 @@ def test_triton_takes_its_place_on_gpus(no_compiled_op: None, triton_kernels: li
     assert backend("cuda") == "triton"
     assert triton_kernels == [(library.FORWARD, "CUDA"), (library.BACKWARD, "CUDA")]
     assert not caplog.records
+
+
+def test_triton_that_cannot_launch_is_not_taken(
+    no_compiled_op: None, triton_kernels: list[tuple[str, str]], caplog
+) -> None:
+    asked: list[int] = []
+
+    def probe() -> None:
+        asked.append(1)
+        raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable")
+
+    sys.modules["mask2former.ops.triton"].probe = probe  # type: ignore[attr-defined]
+    assert [backend("cuda"), backend("cuda")] == ["reference"] * 2
+    assert not triton_kernels, "nothing is registered that does not work"
+    assert "Triton cannot launch its kernels (Failed to find C compiler" in caplog.text
+    assert len(asked) == 1
 
 
 def test_reasons_are_joined(no_compiled_op: None, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
