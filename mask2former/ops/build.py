@@ -101,7 +101,24 @@ def build(target: Path, *, cuda: bool) -> None:
             list(pool.map(_run, commands.values()))
         library = Path(folder, target.name)
         _run(_link_command(list(commands), library, cuda=cuda))
+        with library.open("rb") as stream:
+            os.fsync(stream.fileno())
+        _checksum_file(target).write_text(_checksum(library))
         os.replace(library, target)
+
+
+def is_whole(library: Path) -> bool:
+    """Whether a library is there as `build` wrote it: to load one that was cut off ends the process."""
+    checksum = _checksum_file(library)
+    return library.is_file() and checksum.is_file() and checksum.read_text() == _checksum(library)
+
+
+def _checksum_file(library: Path) -> Path:
+    return library.with_name(f"{library.name}.sha256")
+
+
+def _checksum(library: Path) -> str:
+    return hashlib.sha256(library.read_bytes()).hexdigest()
 
 
 def _compile_commands(folder: Path, *, cuda: bool) -> dict[str, list[str]]:

@@ -78,14 +78,16 @@ def _cache_name(*, cuda: bool) -> str:
     return name.replace("-cuda.", f"-cuda-{'-'.join(build.cuda_architectures())}.") if cuda else name
 
 
-def _find(*candidates: Path) -> Path | None:
-    return next((path for path in candidates if path.is_file()), None)
+def _find(installed: Path, cached: Path) -> Path | None:
+    if installed.is_file():
+        return installed
+    return cached if build.is_whole(cached) else None
 
 
 def _build_once(*, cuda: bool) -> Path:
     path = _writable_folder() / _cache_name(cuda=cuda)
     with _lock(path.with_suffix(".lock")):
-        if not path.is_file():  # else another process has built it meanwhile
+        if not build.is_whole(path):  # else another process has built it meanwhile
             logger.warning(
                 "Building the compiled deformable attention op for %s, once: %s. This takes about a minute.",
                 "CPU and GPU" if cuda else "CPU",

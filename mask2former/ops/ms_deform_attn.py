@@ -35,36 +35,10 @@ def ms_deform_attn(
         (B, Q, M * D).
 
     Raises:
-        ValueError: if the shapes do not fit each other.
+        ValueError: if the shapes do not fit each other, or something is no floating point number.
     """
-    _check_shapes(value, spatial_shapes, sampling_locations, attention_weights)
+    library.check_arguments(value, spatial_shapes, sampling_locations, attention_weights)
     # A traced model, as for counting operations or for ONNX, consists of what PyTorch itself knows.
     plain = torch.jit.is_tracing() or _backend(value.device.type) == "reference"
     implementation = reference if plain else library
     return implementation.ms_deform_attn(value, spatial_shapes, sampling_locations, attention_weights)
-
-
-def _check_shapes(
-    value: Tensor,
-    spatial_shapes: Sequence[tuple[int, int]],
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
-) -> None:
-    if value.ndim != 4 or sampling_locations.ndim != 6 or attention_weights.ndim != 5:
-        raise ValueError(
-            "ms_deform_attn takes value (B, S, M, D), sampling_locations (B, Q, M, L, P, 2) and attention_weights "
-            f"(B, Q, M, L, P), not {tuple(value.shape)}, {tuple(sampling_locations.shape)} and "
-            f"{tuple(attention_weights.shape)}"
-        )
-    B, S, M, _ = value.shape
-    if any(height < 1 or width < 1 for height, width in spatial_shapes):
-        raise ValueError(f"each level has at least one pixel, unlike one of {list(spatial_shapes)}")
-    positions = sum(height * width for height, width in spatial_shapes)
-    if positions != S:
-        raise ValueError(f"the levels {list(spatial_shapes)} have {positions} positions, but value has {S}")
-    expected = (B, sampling_locations.shape[1], M, len(spatial_shapes), sampling_locations.shape[4])
-    if tuple(sampling_locations.shape) != (*expected, 2) or tuple(attention_weights.shape) != expected:
-        raise ValueError(
-            f"expected sampling_locations of shape {(*expected, 2)} and attention_weights of shape {expected}, not "
-            f"{tuple(sampling_locations.shape)} and {tuple(attention_weights.shape)}"
-        )

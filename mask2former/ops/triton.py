@@ -18,6 +18,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from . import library
+
 MAX_LEVELS = 8
 _ELEMENTS_OF_BLOCK = 1024  # of the (rows, channels) block that a program holds
 _LEVELS = [f"level{i}" for i in range(MAX_LEVELS)]
@@ -176,6 +178,7 @@ def forward(
     Raises:
         ValueError: if there are more than `MAX_LEVELS` levels.
     """
+    _check(value, spatial_shapes, sampling_locations, attention_weights)
     B, _, M, D = value.shape
     output = value.new_empty(B, sampling_locations.shape[1], M * D)
     if output.numel() == 0:
@@ -202,6 +205,10 @@ def backward(
         ValueError: if there are more than `MAX_LEVELS` levels.
         RuntimeError: if `torch.use_deterministic_algorithms` is on.
     """
+    _check(value, spatial_shapes, sampling_locations, attention_weights)
+    expected = (value.shape[0], sampling_locations.shape[1], value.shape[2] * value.shape[3])
+    if tuple(grad_output.shape) != expected or grad_output.device != value.device:
+        raise ValueError(f"grad_output has shape {tuple(grad_output.shape)}, not {expected}, or is on another device")
     locations, weights = sampling_locations.contiguous(), attention_weights.contiguous()
     if grad_output.numel() == 0:
         return value.new_zeros(value.shape), locations.new_zeros(locations.shape), weights.new_zeros(weights.shape)
@@ -213,6 +220,11 @@ def backward(
     gradients = (grad_value, grad_locations, grad_weights)
     _launch(_backward_kernel, (*tensors, *gradients), value, spatial_shapes, sampling_locations)
     return grad_value.to(value.dtype), grad_locations, grad_weights
+
+
+def _check(value: Tensor, spatial_shapes: Sequence[int], locations: Tensor, weights: Tensor) -> None:
+    pairs = list(zip(spatial_shapes[::2], spatial_shapes[1::2], strict=True))
+    library.check_arguments(value, pairs, locations, weights)
 
 
 def _alert_not_deterministic() -> None:

@@ -59,7 +59,21 @@ def test_the_op_is_built_once_into_the_cache(calls: Path, tmp_path: Path, caplog
     assert count(calls) == 2 + len(build.CAPABILITIES) + 1
     assert extension.find_or_build()[0] == path
     assert count(calls) == 2 + len(build.CAPABILITIES) + 1
-    assert sorted(file.suffix for file in path.parent.iterdir()) == [".lock", ".so"]
+    assert sorted(file.suffix for file in path.parent.iterdir()) == [".lock", ".sha256", ".so"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "unsealed"])
+def test_a_damaged_library_is_built_anew(calls: Path, damage: str) -> None:
+    path, _ = extension.find_or_build()
+    once = count(calls)
+    if damage == "unsealed":
+        path.with_name(f"{path.name}.sha256").unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-1] if damage == "cut" else b"other")
+    assert extension.find_or_build()[0] == path
+    assert path.read_text() == "compiled\n"
+    assert count(calls) == 2 * once
+    assert build.is_whole(path)
 
 
 def test_two_processes_build_once(calls: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mask2former.ops import ms_deform_attn, reference
+from mask2former.ops import dispatch, ms_deform_attn, reference
 from tests.helpers import golden
 
 SHAPES = [(6, 4), (3, 2), (2, 1)]
@@ -235,5 +235,80 @@ def test_shapes_that_do_not_fit_are_named(broken, message: str) -> None:
 
 def test_empty_levels_are_refused(backend: str) -> None:
     value, locations, weights = inputs()
-    with pytest.raises(ValueError, match="at least one pixel"):
+    with pytest.raises(ValueError, match="1 to 16777216 pixels a side"):
         ms_deform_attn(value, [*SHAPES[:2], (0, 7)], locations, weights)
+
+
+def arguments(B=1, S=6, M=2, D=4, Q=3, L=1, P=2, shapes=(2, 3)):
+    """What the op is registered to take."""
+    return [torch.rand(B, S, M, D), list(shapes), torch.rand(B, Q, M, L, P, 2), torch.rand(B, Q, M, L, P)]
+
+
+def replaced(place: int, value: object) -> list:
+    changed = arguments()
+    changed[place] = value
+    return changed
+
+
+BAD = {
+    "no points": arguments(P=0),
+    "no levels": arguments(L=0, S=0, shapes=()),
+    "no heads": arguments(M=0),
+    "no channels": arguments(D=0),
+    "a wide level": [
+        torch.zeros(1, 1, 1, 1).expand(1, (1 << 24) + 1, 1, 1),
+        [1, (1 << 24) + 1],
+        *arguments(M=1)[2:],
+    ],
+    "sizes whose product is 2**64 + 6": arguments(shapes=(2**32, 2**32)),
+    "sizes whose sum wraps": arguments(L=3, shapes=(2**31, 2**32, 2**31, 2**32, 2, 3)),
+    "negative sizes": arguments(shapes=(-2, -3)),
+    "half a size": arguments(shapes=(2, 3, 1)),
+    "other levels": arguments(shapes=(2, 2)),
+    "value of integers": replaced(0, torch.ones(1, 6, 2, 4, dtype=torch.int64)),
+    "complex value": replaced(0, torch.ones(1, 6, 2, 4, dtype=torch.complex64)),
+    "locations of integers": replaced(2, torch.ones(1, 3, 2, 1, 2, 2, dtype=torch.int64)),
+    "boolean weights": replaced(3, torch.ones(1, 3, 2, 1, 2, dtype=torch.bool)),
+    "locations of 3": replaced(2, torch.rand(1, 3, 2, 1, 2, 3)),
+    "flat value": replaced(0, torch.rand(48)),
+    "weights of other queries": replaced(3, torch.rand(1, 4, 2, 1, 2)),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_arguments_that_do_not_fit_are_errors_of_the_op_itself(name: str) -> None:
+    if dispatch.backend("cpu") != "compiled":
+        pytest.skip("no compiled op")
+    value, _, locations, _ = BAD[name]
+    with pytest.raises(RuntimeError):
+        torch.ops.mask2former.ms_deform_attn_forward(*BAD[name])
+    grad = torch.rand(value.shape[0], locations.shape[1], value.shape[-1] * (value.shape[2] if value.ndim == 4 else 1))
+    with pytest.raises(RuntimeError):
+        torch.ops.mask2former.ms_deform_attn_backward(grad, *BAD[name])
+
+
+@pytest.mark.parametrize("grad", [torch.rand(1, 3, 9), torch.rand(3, 8), torch.ones(1, 3, 8, dtype=torch.int64)])
+def test_gradients_that_do_not_fit_are_errors(grad: torch.Tensor) -> None:
+    if dispatch.backend("cpu") != "compiled":
+        pytest.skip("no compiled op")
+    with pytest.raises(RuntimeError):
+        torch.ops.mask2former.ms_deform_attn_backward(grad, *arguments())
+
+
+@pytest.mark.parametrize("name", sorted(set(BAD) - {"half a size"}))
+def test_arguments_that_do_not_fit_are_errors_of_every_implementation(name: str) -> None:
+    value, sizes, locations, weights = BAD[name]
+    with pytest.raises(ValueError):  # noqa: PT011 - each has its own message
+        ms_deform_attn(value, list(zip(sizes[::2], sizes[1::2], strict=True)), locations, weights)
+
+
+def test_slices_and_transposes_are_as_their_copies() -> None:
+    value, sizes, locations, weights = arguments()
+    strided = [
+        value.transpose(1, 2).contiguous().transpose(1, 2),
+        locations.flip(4).flip(4).transpose(0, 1).contiguous().transpose(0, 1),
+        weights.repeat(1, 1, 1, 1, 2)[..., :2],
+    ]
+    shapes = [(sizes[0], sizes[1])]
+    expected = ms_deform_attn(value, shapes, locations, weights)
+    assert torch.equal(ms_deform_attn(strided[0], shapes, strided[1], strided[2]), expected)

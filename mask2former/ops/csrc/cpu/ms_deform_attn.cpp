@@ -12,6 +12,9 @@
 namespace mask2former::cpu {
 namespace {
 
+// Beyond it, coordinates in single precision do not tell pixels apart.
+constexpr int64_t kMaxSide = int64_t(1) << 24;
+
 enum class Capability { kDefault, kAVX2, kAVX512 };
 
 Capability capability() {
@@ -65,10 +68,22 @@ Sizes check(
   const Sizes z{
       value.size(0), value.size(1), value.size(2), value.size(3), locations.size(1),
       static_cast<int64_t>(spatial_shapes.size() / 2), locations.size(4), spatial_shapes.data()};
+  TORCH_CHECK(
+      value.device() == locations.device() && value.device() == weights.device() && value.is_floating_point() &&
+          locations.is_floating_point() && weights.is_floating_point(),
+      "ms_deform_attn takes floating point numbers on one device, not ", value.scalar_type(), ", ",
+      locations.scalar_type(), " and ", weights.scalar_type());
+  TORCH_CHECK(
+      z.L > 0 && z.P > 0 && z.M > 0 && z.D > 0, "nothing to sample: ", z.L, " levels, ", z.P, " points, ", z.M,
+      " heads of ", z.D, " channels");
   int64_t positions = 0;
   for (int64_t level = 0; level < z.L; ++level) {
-    TORCH_CHECK(z.shapes[2 * level] > 0 && z.shapes[2 * level + 1] > 0, "a level is empty: ", spatial_shapes);
-    positions += z.shapes[2 * level] * z.shapes[2 * level + 1];
+    const int64_t height = z.shapes[2 * level], width = z.shapes[2 * level + 1];
+    TORCH_CHECK(
+        height > 0 && width > 0 && height <= kMaxSide && width <= kMaxSide, "a level has no pixels, or more than ",
+        kMaxSide, " a side: ", spatial_shapes);
+    positions += height * width;  // at most 2^48 each
+    TORCH_CHECK(positions <= z.S, "the levels ", spatial_shapes, " have more positions than value, which has ", z.S);
   }
   TORCH_CHECK(positions == z.S, "the levels ", spatial_shapes, " have ", positions, " positions, but value has ", z.S);
   TORCH_CHECK(z.S < INT32_MAX, "value has ", z.S, " positions, more than can be counted in 32 bits");
@@ -124,8 +139,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> ms_deform_attn_backward(
     const at::Tensor& attention_weights) {
   const Sizes z = check(value, spatial_shapes, sampling_locations, attention_weights);
   TORCH_CHECK(
-      grad_output.sizes() == at::IntArrayRef({z.B, z.Q, z.M * z.D}), "grad_output has shape ", grad_output.sizes(),
-      ", not that of the output");
+      grad_output.sizes() == at::IntArrayRef({z.B, z.Q, z.M * z.D}) && grad_output.device() == value.device() &&
+          grad_output.is_floating_point(),
+      "grad_output has shape ", grad_output.sizes(), " and dtype ", grad_output.scalar_type(),
+      ", not those of the output");
   const Arguments x(value, sampling_locations, attention_weights);
   const at::Tensor grad = grad_output.to(x.dtype).contiguous();
   const at::Tensor grad_value = at::empty_like(x.value);

@@ -170,6 +170,9 @@ Launch plan(const Problem& problem, int64_t batches, int N) {
       width};
 }
 
+// Beyond it, coordinates in single precision do not tell pixels apart.
+constexpr int64_t kMaxSide = int64_t(1) << 24;
+
 Problem check_inputs(
     const at::Tensor& value,
     at::IntArrayRef spatial_shapes,
@@ -192,6 +195,13 @@ Problem check_inputs(
   TORCH_CHECK(
       static_cast<int64_t>(spatial_shapes.size()) == 2 * L,
       "expected height and width of ", L, " levels, not ", spatial_shapes.size(), " numbers");
+  TORCH_CHECK(
+      value.is_floating_point() && locations.is_floating_point() && weights.is_floating_point(),
+      "ms_deform_attn takes floating point numbers, not ", value.scalar_type(), ", ", locations.scalar_type(), " and ",
+      weights.scalar_type());
+  TORCH_CHECK(
+      L > 0 && P > 0 && M > 0 && D > 0, "nothing to sample: ", L, " levels, ", P, " points, ", M, " heads of ", D,
+      " channels");
   TORCH_CHECK(L <= kMaxLevels, "at most ", kMaxLevels, " levels are supported on CUDA, not ", L);
   TORCH_CHECK(
       B <= INT_MAX && S <= INT_MAX && M * D <= INT_MAX / 8 && Q * M <= INT_MAX && L * P <= INT_MAX / 4,
@@ -209,7 +219,7 @@ Problem check_inputs(
   for (int64_t level = 0; level < L; ++level) {
     const int64_t height = spatial_shapes[2 * level], width = spatial_shapes[2 * level + 1];
     TORCH_CHECK(
-        height > 0 && width > 0 && height <= S && width <= S,
+        height > 0 && width > 0 && height <= S && width <= S && height <= kMaxSide && width <= kMaxSide,
         "level ", level, " of size ", height, " x ", width, " does not fit ", S, " positions");
     problem.levels[level] = {static_cast<int>(height), static_cast<int>(width), static_cast<int>(start)};
     start += height * width;
