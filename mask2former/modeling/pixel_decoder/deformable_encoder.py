@@ -76,8 +76,9 @@ class MSDeformAttn(nn.Module):
         points = (self.num_heads, self.num_levels, self.num_points)
         device = query.device.type
         # Locations need more than the eight bits of bfloat16: a map is up to hundreds of pixels wide.
+        precise = query.float() if torch.is_autocast_enabled(device) else query
         with torch.autocast(device_type=device, enabled=False):
-            offsets = self.sampling_offsets(query.float() if torch.is_autocast_enabled(device) else query)
+            offsets = self.sampling_offsets(precise)
         offsets = offsets.to(reference_points.dtype).unflatten(-1, (*points, 2))
         locations = torch.addcmul(reference_points[:, None, None, None], offsets, pixel_sizes[:, None])
         weights = softmax_of_few(self.attention_weights(query).unflatten(-1, (self.num_heads, -1)))

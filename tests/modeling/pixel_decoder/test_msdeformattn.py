@@ -103,11 +103,15 @@ def test_sampling_locations_are_float32_under_autocast(monkeypatch: pytest.Monke
     nn.init.normal_(attention.sampling_offsets.weight)
     query, value = torch.randn(2, 7, 32), torch.randn(2, 6, 32)
     points = torch.rand(7, 2)
+    query = query.bfloat16().float()
     for enabled in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             attention(query, points, value, [(2, 3)], torch.tensor([[1 / 3, 1 / 2]]))
+            if enabled:  # a query of that type is no other
+                attention(query.bfloat16(), points, value, [(2, 3)], torch.tensor([[1 / 3, 1 / 2]]))
     assert seen[1].dtype == torch.float32
     assert torch.equal(seen[0], seen[1])
+    assert torch.equal(seen[0], seen[2])
     offsets = attention.sampling_offsets(query).view(2, 7, 4, 1, 2, 2) / torch.tensor([3.0, 2.0])
     torch.testing.assert_close(seen[0], points[:, None, None, None] + offsets)
 
