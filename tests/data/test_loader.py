@@ -298,7 +298,7 @@ def test_packed_list_gives_back_its_items() -> None:
 def test_pinning_reaches_every_tensor_of_a_batch(monkeypatch: pytest.MonkeyPatch, cfg: CfgNode, panoptic_set) -> None:
     (batch,) = take(build_train_loader(cfg), 1)
     pinned = []
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor.clone())
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor, *_: pinned.append(tensor) or tensor.clone())
     copy = pin_memory(batch)
     assert_same([copy], [batch])
     for item in batch:
