@@ -129,7 +129,7 @@ def _build_loader(cfg: CfgNode, dataset: Dataset, **sampling: Any) -> DataLoader
 
 
 class _Batch(list[dict[str, Any]]):
-    """Input dicts, which the loader pins itself: it would not look into `Instances`."""
+    """Input dicts, which the loader pins itself: it would not look into `Instances`. PyTorch 2.6 does not ask."""
 
     def pin_memory(self) -> "_Batch":
         """All tensors in memory that a GPU copies from without the host waiting."""
