@@ -201,14 +201,18 @@ def test_metrics_are_written_before_the_checkpoint(tmp_path):
 
 
 def test_a_notebook_gets_log_and_config(tmp_path):
-    """Without anybody having set up logging."""
+    """Without anybody having set up logging, and where there is neither a home nor a name of the user."""
     code = """
-import sys
+import pwd, sys
+def unknown(*args): raise KeyError("uid not found")
+pwd.getpwuid = pwd.getpwnam = unknown
 from pathlib import Path
 from tests.helpers.training import TinyTrainer, tiny_cfg
 TinyTrainer(tiny_cfg(Path(sys.argv[1]))).train()
 """
-    run = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=100)
+    environment = {name: value for name, value in os.environ.items() if name not in ("HOME", "USER", "LOGNAME")}
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
     assert run.returncode == 0, run.stderr
     assert "iter 1/6" in run.stdout
     assert "Training from iteration 0 to 6, 4 images a step" in run.stdout

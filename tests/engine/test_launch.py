@@ -172,11 +172,10 @@ def test_two_processes_train_as_one(tmp_path):
     assert (tmp_path / "two" / "rank1of2").is_file()
     distributed_run.main(str(tmp_path / "one"))
     one, two = (torch.load(tmp_path / name / "model_final.pth", weights_only=True) for name in ("one", "two"))
-    start = distributed_run.PlainTrainer.build_model(None).state_dict()
-    assert set(one["model"]) == set(two["model"]) == set(start)
+    assert one["model"].keys() == two["model"].keys()
     for name, value in one["model"].items():
-        torch.testing.assert_close(two["model"][name], value, rtol=0, atol=1e-5)
+        torch.testing.assert_close(two["model"][name], value, rtol=1e-6, atol=1e-9)
     files = [tmp_path / name / "metrics.json" for name in ("one", "two")]
     lines = [json.loads(file.read_text().splitlines()[-1]) for file in files]
-    for key in ("total_loss", "loss_ce", "grad_norm"):
+    for key in ("total_loss", "loss_mask", "loss_dice_0", "grad_norm"):
         assert lines[1][key] == pytest.approx(lines[0][key], rel=1e-4)
