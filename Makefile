@@ -1,6 +1,4 @@
 # Two commands matter: `make quickstart` and `make test`. Each makes what it needs first.
-# Without a GPU: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make ..., since the package index has PyTorch for
-# Linux with 4 GB of CUDA libraries alone, by no extra or other name without.
 
 PYTHON ?= python3
 VENV ?= .venv
