@@ -9,6 +9,7 @@ ENCODER = "modeling/pixel_decoder/deformable_encoder.py"
 AUGMENTATION, MAPPERS, LOADER, TARGETS = "data/augmentation.py", "data/mappers.py", "data/loader.py", "data/targets.py"
 EXAMPLE, ADE20K, COCO = "data/example.py", "data/prepare/ade20k.py", "data/datasets/coco.py"
 IMAGES, MASKS, POINTS = "data/images.py", "modeling/masks.py", "modeling/points.py"
+PAIRS = "modeling/pairs.py"
 STEP = ("engine/test_precision.py", "engine/test_seed.py", "engine/test_trainer.py")
 
 MUTANTS = [
@@ -48,6 +49,13 @@ MUTANTS = [
     ),
     # model
     Mutant("targets not padded to the batch", MODEL, ".padded(*size)", ""),
+    Mutant("masks of other sizes than the image", MODEL, "if tuple(masks.shape[1:]) != size:", "if False:"),
+    Mutant(
+        "weight_dict ignored",
+        MODEL,
+        "return weighted_losses(self.criterion, outputs, targets)",
+        "return self.criterion(outputs, targets)",
+    ),
     Mutant("images not normalised", MODEL, "(image - self.pixel_mean) / self.pixel_std", "image - self.pixel_mean"),
     Mutant("test precision ignored", MODEL, "torch.autocast(self.device.type, dtype=self.test_dtype)", "nullcontext()"),
     Mutant("things not kept apart", MODEL, "return set(ids.values())", "return set()"),
@@ -106,6 +114,20 @@ MUTANTS = [
         "(2 * overlap + 1) / (probabilities.sum(dim=-1) + targets.sum(dim=-1) + 1)",
         "(2 * overlap) / (probabilities.sum(dim=-1) + targets.sum(dim=-1))",
     ),
+    Mutant("dice smoothed by two", CRITERION, "(2 * overlap + 1)", "(2 * overlap + 2)"),
+    Mutant("dice smoothed above alone", CRITERION, "targets.sum(dim=-1) + 1)", "targets.sum(dim=-1))"),
+    Mutant("masks of all ranks together", CRITERION, "(total / comm.get_world_size())", "total"),
+    Mutant("masks of one rank", CRITERION, "    torch.distributed.all_reduce(total)\n", ""),
+    Mutant(
+        "NaN of one prediction in all",
+        CRITERION,
+        "torch.where(own, values.unsqueeze(1), 0.0)",
+        "(own * values.unsqueeze(1))",
+    ),
+    Mutant(
+        "pairs of one and of several alike", PAIRS, "np.diff(self.image) | np.diff(self.copies)", "np.diff(self.image)"
+    ),
+    Mutant("pairs of two images alike", PAIRS, "np.diff(self.image) | np.diff(self.copies)", "np.diff(self.copies)"),
     Mutant("deep supervision ignored", CRITERION, "if self.deep_supervision else []", "if True else []"),
     Mutant("class cost ignored", MATCHER, "self.cost_class * class_cost + ", ""),
     Mutant("dice cost ignored", MATCHER, " + self.cost_dice * dice", ""),

@@ -56,6 +56,11 @@ def test_resize_crop_follows_its_keys(cfg: CfgNode, image: np.ndarray) -> None:
     AugmentationList(build_resize_crop_augmentation(cfg))(aug_input)
     assert aug_input.image.shape == (60, 80, 3)
 
+    cfg.INPUT.MAX_SIZE_TRAIN = 70
+    aug_input = AugInput(image)
+    AugmentationList(build_resize_crop_augmentation(cfg))(aug_input)
+    assert aug_input.image.shape == (53, 70, 3)
+
     cfg.INPUT.CROP.ENABLED = True
     cfg.INPUT.CROP.TYPE = "absolute"
     cfg.INPUT.CROP.SIZE = [20, 30]

@@ -390,6 +390,68 @@ def test_a_target_may_have_several_queries(monkeypatch: pytest.MonkeyPatch) -> N
     torch.testing.assert_close(losses["loss_ce"], F.cross_entropy(out["pred_logits"].transpose(1, 2), labels, weight))
 
 
+def test_a_prediction_that_is_not_finite_spoils_its_own_losses_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    out, wanted, loss = outputs(), targets(2, 3), criterion()
+    loss.matcher = Fixed([assigned([4, 0], [3, 1, 2])] * 3)
+    same_points(monkeypatch)
+    fine = loss(out, wanted)
+    out["aux_outputs"][0] = {name: torch.full_like(value, torch.nan) for name, value in out["aux_outputs"][0].items()}
+    spoilt = loss(out, wanted)
+    assert [name for name, value in spoilt.items() if value.isnan()] == [name + "_0" for name in NAMES]
+    for suffix in ("", "_1"):
+        for name in NAMES:
+            torch.testing.assert_close(spoilt[name + suffix], fine[name + suffix])
+
+
+class Denoising(HungarianMatcher):
+    """Queries that a decoder made from targets, the last ones, predict these; the rest is matched as usual."""
+
+    def forward(self, predictions: Any, wanted: Any) -> list[list[Assignment]]:
+        made_from = [list(p["made_from"]) for p in predictions]
+        usual = [
+            {name: p[name][:, : -len(ids[0])] for name in ("pred_logits", "pred_masks")}
+            for p, ids in zip(predictions, made_from, strict=True)
+        ]
+        return [
+            [
+                Assignment(
+                    torch.cat([one.queries, p["pred_logits"].shape[1] - len(its) + torch.arange(len(its))]),
+                    torch.cat([one.targets, its]),
+                )
+                for one, its in zip(images, ids, strict=True)
+            ]
+            for p, images, ids in zip(predictions, super().forward(usual, wanted), made_from, strict=True)
+        ]
+
+
+def test_denoising_queries_are_matched_by_position(monkeypatch: pytest.MonkeyPatch) -> None:
+    out, wanted = outputs(queries=10), targets(2, 3)
+    same_points(monkeypatch)
+    predictions = [out, *out["aux_outputs"]]
+    made_from = torch.tensor([[1, 0, 1, 0], [2, 0, 1, 2]])
+    usual = [{name: p[name][:, :6] for name in ("pred_logits", "pred_masks")} for p in predictions]
+    expected = criterion()({**usual[0], "aux_outputs": usual[1:]}, wanted)
+    for p in predictions:
+        p["made_from"] = made_from
+    loss = criterion()
+    loss.matcher = Denoising(cost_class=2, cost_mask=5, cost_dice=5, num_points=64)
+    losses = loss(out, wanted)
+
+    pairs = loss.matcher(predictions, wanted)
+    assert [one.queries[-4:].tolist() for images in pairs for one in images] == [[6, 7, 8, 9]] * 6
+    made = [assigned([6, 7, 8, 9], [6, 7, 8, 9], targets=made_from.tolist())] * 3
+    for name, values in loss.mask_losses(predictions, made, wanted).items():
+        for suffix, value in zip(("", "_0", "_1"), 5 * values, strict=True):
+            torch.testing.assert_close(losses[name + suffix], expected[name + suffix] + value)
+    weight = torch.tensor([1, 1, 1, 1, 0.1])
+    for p, images, suffix in zip(predictions, pairs, ("", "_0", "_1"), strict=True):
+        classes = torch.full((2, 10), 4)
+        for b, (queries, ids) in enumerate(images):
+            classes[b, queries] = wanted[b]["labels"][ids]
+        cross_entropy = F.cross_entropy(p["pred_logits"].transpose(1, 2), classes, weight)
+        torch.testing.assert_close(losses["loss_ce" + suffix], 2 * cross_entropy)
+
+
 @pytest.mark.parametrize("counts", [(2, 3), (0, 2), (9, 4)])
 def test_predictions_may_differ_in_queries_and_size(monkeypatch: pytest.MonkeyPatch, counts: tuple[int, int]) -> None:
     torch.manual_seed(0)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -264,6 +264,21 @@ def test_targets_are_padded_like_the_images_of_their_batch() -> None:
         assert target["masks"].image_size == (64, 96)
         assert torch.equal(target["masks"].tensor[:, : masks.shape[1], : masks.shape[2]], masks)
         assert target["masks"].tensor.sum() == masks.sum()
+
+
+class Weighted(nn.Module):
+    """A criterion of another project: it leaves the weights to the model, and takes masks as tensors."""
+
+    weight_dict: ClassVar = {"loss_mask": 3.0}
+
+    def forward(self, outputs: dict[str, Any], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        return {"loss_mask": targets[0]["masks"].sum(), "cardinality_error": torch.ones(())}
+
+
+def test_the_model_weights_the_losses_of_criteria_that_do_not() -> None:
+    model, inputs = small_model(), example()
+    model.criterion = Weighted()
+    assert model([inputs]) == {"loss_mask": 3 * inputs["instances"].gt_masks.sum()}
 
 
 @pytest.mark.parametrize("size", [(96, 96), (32, 64), (64, 65)])
