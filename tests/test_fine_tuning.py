@@ -55,20 +55,20 @@ def write_images(root: Path, count: int) -> None:
 
 @pytest.fixture
 def data(tmp_path):
-    """The sets `my_train` and `my_val` of the recipe."""
+    """The sets `garden_train` and `garden_val` of the recipe."""
     for split, count in (("train", 8), ("val", 2)):
         folder = tmp_path / split
         write_images(folder, count)
         register_coco_panoptic(
-            f"my_{split}",
+            f"garden_{split}",
             image_root=folder / "images",
             panoptic_root=folder / "panoptic",
             panoptic_json=folder / "panoptic.json",
         )
     yield tmp_path
     for split in ("train", "val"):
-        DatasetCatalog.remove(f"my_{split}")
-        MetadataCatalog.remove(f"my_{split}")
+        DatasetCatalog.remove(f"garden_{split}")
+        MetadataCatalog.remove(f"garden_{split}")
 
 
 @pytest.fixture

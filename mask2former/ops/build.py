@@ -103,14 +103,14 @@ def build(target: Path, *, cuda: bool) -> None:
         _run(_link_command(list(commands), library, cuda=cuda))
         with library.open("rb") as stream:
             os.fsync(stream.fileno())
-        _checksum_file(target).write_text(_checksum(library))
+        _checksum_file(target).write_text(_checksum(library), encoding="utf-8")
         os.replace(library, target)
 
 
 def is_whole(library: Path) -> bool:
     """Whether a library is there as `build` wrote it: to load one that was cut off ends the process."""
     checksum = _checksum_file(library)
-    return library.is_file() and checksum.is_file() and checksum.read_text() == _checksum(library)
+    return library.is_file() and checksum.is_file() and checksum.read_text(encoding="utf-8") == _checksum(library)
 
 
 def _checksum_file(library: Path) -> Path:
