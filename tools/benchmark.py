@@ -26,6 +26,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the tools are a package of the checkout, also when the library is installed elsewhere
 
+from mask2former.engine.command import add_import_option, import_modules  # noqa: E402
 from tools.benchmarks import criterion, inference, op, report, training  # noqa: E402
 from tools.benchmarks.machine import describe_machine, describe_versions  # noqa: E402
 from tools.benchmarks.results import Document, Row, write_document  # noqa: E402
@@ -54,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.suite == report.NAME:
             return report.run(args)
+        import_modules(args.modules)
         if args.quick:
             args.rounds, args.warmup = 2, 1
             args.size = [QUICK_SIZE] if isinstance(args.size, list) else QUICK_SIZE
@@ -100,6 +102,7 @@ def _add_command(commands: Any, name: str, text: str | None) -> argparse.Argumen
 
 
 def _add_shared_arguments(parser: argparse.ArgumentParser) -> None:
+    add_import_option(parser)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of PyTorch (%(default)s)")
     parser.add_argument("--rounds", type=int, default=7, help="samples of each number (%(default)s)")

@@ -75,21 +75,24 @@ def test_modules_of_the_working_folder_are_imported(tmp_path: Path, monkeypatch:
         import_modules(["no_such_module"])
 
 
-OPTIONS = {
-    "analyze_model": ["--model", "quickstart/panoptic"],
-    "check_dataset": ["shapes_val"],
-    "convert_to_transformers": ["a.yaml", "a.pth", "out"],
-    "demo": ["--config-file", "a.yaml", "--input", "a.jpg", "--output", "out"],
+IMPORT = ["--import", "stop_here"]
+ARGUMENTS = {
+    "analyze_model": [*IMPORT, "--model", "quickstart/panoptic"],
+    "benchmark": ["criterion", *IMPORT],
+    "check_dataset": [*IMPORT, "shapes_val"],
+    "convert_to_transformers": [*IMPORT, "a.yaml", "a.pth", "out"],
+    "demo": [*IMPORT, "--config-file", "a.yaml", "--input", "a.jpg", "--output", "out"],
+    "train_net": IMPORT,
 }
 
 
-@pytest.mark.parametrize("tool", [*OPTIONS, "train_net"])
+@pytest.mark.parametrize("tool", ARGUMENTS)
 def test_every_tool_imports_what_it_is_told(tool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "stop_here.py").write_text("raise SystemExit('imported')\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     main = importlib.import_module(f"tools.{tool}").main
-    arguments: Any = ["--import", "stop_here", *OPTIONS.get(tool, [])]
+    arguments: Any = ARGUMENTS[tool]
     if tool == "train_net":
         arguments = default_argument_parser().parse_args(arguments)
     with pytest.raises(SystemExit, match="imported"):

@@ -139,8 +139,18 @@ def test_training_against_transformers(tmp_path: Path) -> None:
     assert figures["logit difference"] < models.TOLERANCE
 
 
+def test_a_process_that_measures_memory_imports_what_it_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "stop_here.py").write_text("raise ValueError('imported')\n")
+    monkeypatch.chdir(tmp_path)
+    settings = training.Settings("R50", "cpu", "fp32", (64, 64), 2, 4, 0, True, [], ["stop_here"])
+    with pytest.raises(ValueError, match="imported"):
+        training._peak("ours", settings, threads=1)
+
+
 def test_steps_of_both_models_have_gradients() -> None:
-    settings = training.Settings("R50", "cpu", "fp32", (64, 64), 2, 4, 0, True, [])
+    settings = training.Settings("R50", "cpu", "fp32", (64, 64), 2, 4, 0, True, [], [])
     ours = models.our_model(settings.cfg(), 0)
     theirs = models.their_model(settings.cfg(), ours.state_dict())
     for build, model in ((training.our_step, ours), (training.their_step, theirs)):

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mask2former.engine.command import import_modules
 from tools.analyze_model import count_flops
 from tools.benchmarks.machine import PRODUCTS, matmul_size, matrix_products
 from tools.benchmarks.memory import peak_memory
@@ -117,8 +118,9 @@ class _Comparison:
             figures |= {f"{product} GFLOP/s": best, f"share of {product} %": 100 * figures["GFLOP/s"] / best}
         if self.args.memory:
             settings = (name, self.args.device, self.args.quick, self.args.opts, self.size, dtype, tasks)
+            prepare = partial(import_modules, self.args.modules)
             figures |= peak_memory(
-                _memory_step, *settings, device=self.args.device, threads=self.args.threads, prepare=_nothing
+                _memory_step, *settings, device=self.args.device, threads=self.args.threads, prepare=prepare
             ).figures()
         row = partial(Row, suite=NAME, case=self._case(name, dtype, "ours", tasks), seconds=seconds)
         if name not in self.theirs:
@@ -189,10 +191,6 @@ def _memory_step(
     model, image = our_model(model_cfg(name, device, quick=quick, opts=opts), 0), random_image(size)
     make_sure(model, random_image((64, 64)))
     return partial(predict, model, image, dtype, tasks)
-
-
-def _nothing() -> None:
-    """All modules of ours are imported already."""
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from mask2former.engine.command import import_modules
 from tools.benchmarks.memory import peak_memory
 from tools.benchmarks.models import (
     DTYPES,
@@ -54,6 +55,7 @@ class Settings(NamedTuple):
     seed: int
     quick: bool
     opts: list[str]
+    modules: list[str]
 
     def cfg(self) -> Any:
         """The configuration of the model."""
@@ -83,7 +85,7 @@ def run(args: argparse.Namespace) -> list[Row]:
     for size in args.size:
         for model in args.model:
             for dtype in args.dtype:
-                shape = (args.batch, args.instances, args.seed, args.quick, args.opts)
+                shape = (args.batch, args.instances, args.seed, args.quick, args.opts, args.modules)
                 rows += _rows(Settings(model, args.device, dtype, size, *shape), args)
     return rows
 
@@ -187,7 +189,9 @@ def _steps(settings: Settings, names: list[str], figures: dict[str, float]) -> d
 
 
 def _peak(name: str, settings: Settings, threads: int) -> dict[str, float]:
-    build, prepare = {"ours": (our_step, _nothing), "transformers": (their_step, import_transformers)}[name]
+    build, prepare = our_step, partial(import_modules, settings.modules)
+    if name == "transformers":
+        build, prepare = their_step, partial(import_transformers)
     return peak_memory(build, settings, device=settings.device, threads=threads, prepare=prepare).figures()
 
 
@@ -197,7 +201,3 @@ def _step(model: nn.Module, losses: Callable[[], torch.Tensor], settings: Settin
         loss = losses()
     loss.backward()
     return loss.detach()
-
-
-def _nothing() -> None:
-    """All modules of ours are imported already."""
