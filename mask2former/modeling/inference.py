@@ -66,6 +66,7 @@ def run_tasks(tasks: Sequence[Task], masks: OutputMasks, *, max_bytes: int | Non
                 task.add(rows, logits, probabilities)
             elif len(place):
                 task.add(rows, logits[place], probabilities[place])
+        del logits, probabilities  # before the next rows, or the results, take memory
     return [task.result() for task in tasks]
 
 

@@ -117,6 +117,55 @@ def test_pixels_below_one_half_stay_void() -> None:
     assert ids.tolist() == [[1, 1], [0, 0]]
 
 
+def test_the_area_of_a_segment_is_that_of_probability_one_half() -> None:
+    """The pixels of 0.45 that another query wins are none of its own: it wins all of these."""
+    masks = torch.tensor([[[3.0, 3.0, 3.0, -0.2, -0.2]], [[-3.0, -3.0, -3.0, 3.0, 3.0]]])
+    ids, segments = panoptic_inference(
+        logits_of([0, 1], 2), masks, thing_ids={0, 1}, object_mask_threshold=0.5, overlap_threshold=0.8
+    )
+    assert ids.tolist() == [[1, 1, 1, 2, 2]]
+    assert [s["category_id"] for s in segments] == [0, 1]
+
+
+def test_a_query_at_the_threshold_takes_no_part() -> None:
+    classes = logits_of([0, 1], 2)
+    classes[1, 1] = 3
+    limit = classes.softmax(dim=-1)[1, 1].item()
+    masks = torch.tensor([[[3.0, -3.0]], [[-3.0, 3.0]]])
+    for threshold, expected in ((limit, [[1, 0]]), (limit - 1e-6, [[1, 2]])):
+        ids, _ = panoptic_inference(
+            classes, masks, thing_ids={0, 1}, object_mask_threshold=threshold, overlap_threshold=0.0
+        )
+        assert ids.tolist() == expected
+
+
+@pytest.mark.parametrize("confidences", [(3.0, 2.0), (2.0, 3.0)])
+def test_a_merged_segment_has_the_score_of_its_best_query(confidences: tuple[float, float]) -> None:
+    classes = torch.cat([logits_of([1], 2, confidence) for confidence in confidences])
+    masks = torch.tensor([[[3.0, -3.0]], [[-3.0, 3.0]]])
+    _, segments = panoptic_inference(classes, masks, thing_ids={0}, object_mask_threshold=0.5, overlap_threshold=0.0)
+    assert [s["score"] for s in segments] == [classes.softmax(dim=-1).max().item()]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_logit_of_zero_is_outside_of_an_instance(packed: bool) -> None:
+    masks = OutputMasks(torch.tensor([[[0.0, 1.0, -1.0, 0.0]]]))
+    found = run_tasks([InstanceTask(logits_of([0], 1), masks.size, topk=1, packed=packed)], masks)[0]
+    inside = found.pred_masks.tensor if packed else found.pred_masks
+    assert inside.tolist() == [[[False, True, False, False]]]
+    assert found.pred_boxes.tensor.tolist() == [[1, 0, 2, 1]]
+
+
+def test_instances_of_equal_scores_keep_the_order_of_their_classes_probabilities() -> None:
+    count = 300
+    classes = torch.full((count, count + 1), -20.0)
+    classes[:, -1] = 0
+    classes.diagonal().copy_(torch.linspace(-4, 4, count))
+    found = instance_inference(classes, torch.full((count, 1, 2), -1.0), topk=count)
+    assert not found.scores.any()
+    assert found.pred_classes.tolist() == list(range(count))[::-1]
+
+
 def test_nothing_found_is_an_empty_segmentation() -> None:
     ids, segments = panoptic_inference(
         logits_of([2, 2], 2),

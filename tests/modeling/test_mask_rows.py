@@ -58,6 +58,12 @@ def test_bands_cover_the_output_within_their_budget() -> None:
     assert len(list(masks.bands(10**5, num_maps=100))) > len(list(masks.bands(10**5)))
 
 
+def test_bands_of_a_smaller_output_count_the_rows_of_the_image_that_they_are_made_of() -> None:
+    masks = OutputMasks(torch.zeros(10, 100, 50), output_size=(10, 5))
+    two_rows = 2 * 10 * (5 * 10) * 50 * 4  # rows of the image to each, arrays of all masks, columns, bytes
+    assert [band.stop - band.start for band in masks.bands(two_rows)] == [2] * 5
+
+
 def test_the_budget_is_the_devices_own_unless_given() -> None:
     assert working_memory(torch.device("cpu")) == 32 * 2**20
     assert working_memory(torch.device("cuda", 1)) == 2**30
