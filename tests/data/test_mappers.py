@@ -341,11 +341,12 @@ def test_real_images(cfg: CfgNode, name: str) -> None:
     )
     try:
         records = DatasetCatalog.get("test_coco")
-        classes = MetadataCatalog.get("test_coco").thing_classes
+        metadata = MetadataCatalog.get("test_coco")
+        classes = metadata.stuff_classes, metadata.thing_classes
     finally:
         DatasetCatalog.remove("test_coco")
         MetadataCatalog.remove("test_coco")
-    assert len(classes) == 133
+    assert tuple(map(len, classes)) == (133, 80)
     assert os.path.basename(records[0]["file_name"]) == "000000000030.jpg"
     make_plain(cfg, name)
     mapper = build_mapper(cfg, True)

@@ -207,7 +207,7 @@ def instance_dicts(
                 )
         dicts[key]["annotations"] = [
             {
-                "bbox": annotation["bbox"] if "bbox" in annotation else _box(annotation["segmentation"]),
+                "bbox": annotation.get("bbox") or _box(annotation["segmentation"]),
                 "bbox_mode": BoxMode.XYWH_ABS,
                 "category_id": contiguous_ids[annotation["category_id"]],
                 "iscrowd": annotation.get("iscrowd", 0),

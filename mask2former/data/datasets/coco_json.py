@@ -152,11 +152,11 @@ def _check_id(value: Any) -> None:
 
 
 def _check_rest(record: Record) -> None:
-    """Raise unless `iscrowd`, `area` and `bbox`, where given, are numbers."""
+    """Raise unless `iscrowd`, `area` and `bbox`, where given, are numbers; an empty box is none, as tools write it."""
     if record.get("iscrowd", 0) not in (0, 1):
         raise ValueError(f"iscrowd is {_brief(record['iscrowd'])}, neither 0 nor 1")
     box = record.get("bbox", (0, 0, 0, 0))
-    if len(box) != 4 or not math.isfinite(sum(box) + record.get("area", 0)):
+    if len(box) not in (0, 4) or not math.isfinite(sum(box) + record.get("area", 0)):
         raise ValueError("a bbox that is not four numbers, or an area that is none")
 
 
