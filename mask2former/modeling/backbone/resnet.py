@@ -240,7 +240,7 @@ class ResNet(Backbone):
         if "stem" in self._out_features:
             outputs["stem"] = x
         for name in self.stage_names:
-            for block in self.get_submodule(name).children():
+            for block in getattr(self, name).children():
                 x = _recomputed(block, x) if self.use_checkpoint and self.training else block(x)
             if name in self._out_features:
                 outputs[name] = x
@@ -252,7 +252,7 @@ class ResNet(Backbone):
         Args:
             freeze_at: 0 nothing, 1 the stem, 2 the stem and `res2`, up to 5, everything.
         """
-        parts = [self.stem, *(self.get_submodule(name) for name in self.stage_names)]
+        parts = [self.stem, *(getattr(self, name) for name in self.stage_names)]
         for part in parts[: max(freeze_at, 0)]:
             for block in [part] if part is self.stem else part.children():
                 cast(CNNBlockBase, block).freeze()

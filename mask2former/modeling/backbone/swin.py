@@ -272,7 +272,7 @@ class SwinTransformer(Backbone):
             stage = cast(SwinStage, layer)
             x = stage(x)
             if name in self._out_features:
-                outputs[name] = self.get_submodule(f"norm{i}")(x).permute(0, 3, 1, 2)
+                outputs[name] = getattr(self, f"norm{i}")(x).permute(0, 3, 1, 2)
             if stage.downsample is not None:
                 x = stage.downsample(x)
         return outputs

@@ -84,12 +84,12 @@ class BasePixelDecoder(nn.Module):
     def forward_features(self, features: dict[str, Tensor]) -> PixelDecoderOutput:
         """Decode the backbone's maps, each (B, channels, H/stride, W/stride)."""
         number = len(self.in_features)
-        maps = [self.get_submodule(f"layer_{number}")(features[self.in_features[-1]])]
+        maps = [getattr(self, f"layer_{number}")(features[self.in_features[-1]])]
         for name in reversed(self.in_features[:-1]):
             number -= 1
-            lateral = self.get_submodule(f"adapter_{number}")(features[name])
+            lateral = getattr(self, f"adapter_{number}")(features[name])
             upsampled = F.interpolate(maps[-1], size=lateral.shape[-2:], mode="nearest")
-            maps.append(self.get_submodule(f"layer_{number}")(lateral + upsampled))
+            maps.append(getattr(self, f"layer_{number}")(lateral + upsampled))
         return PixelDecoderOutput(self.mask_features(maps[-1]), None, maps[: self.num_decoder_levels])
 
 

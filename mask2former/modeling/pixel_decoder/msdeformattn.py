@@ -144,9 +144,9 @@ class MSDeformAttnPixelDecoder(nn.Module):
         maps = self.transformer(projected)
         encoded = maps[0]
         for name, number in zip(self.fpn_features, self._fpn_numbers, strict=True):
-            lateral = self.get_submodule(f"adapter_{number}")(features[name])
+            lateral = getattr(self, f"adapter_{number}")(features[name])
             upsampled = F.interpolate(maps[-1], size=lateral.shape[-2:], mode="bilinear", align_corners=False)
-            maps.append(self.get_submodule(f"layer_{number}")(lateral.add_(upsampled)))
+            maps.append(getattr(self, f"layer_{number}")(lateral.add_(upsampled)))
         return PixelDecoderOutput(self.mask_features(maps[-1]), encoded, maps[: self.num_decoder_levels])
 
 
