@@ -7,12 +7,12 @@ from mask2former.modeling.matcher import Assignment
 from mask2former.modeling.pairs import Pairs
 from mask2former.modeling.points import sample_points
 
-# Targets of the first image have 2, 3 and 3 pairs, those of the second 1 and 2, over two predictions.
+# Targets of the first image have 2, 3 and 3 pairs over two predictions, those of the second none and 3.
 ASSIGNED = [
-    [([0, 4, 2, 5, 1], [1, 0, 2, 1, 2]), ([3, 0], [1, 0])],
-    [([1, 3, 0], [2, 0, 1]), ([2], [1])],
+    [([0, 4, 2, 5, 1], [1, 0, 2, 1, 2]), ([3], [1])],
+    [([1, 3, 0], [2, 0, 1]), ([2, 1], [1, 1])],
 ]
-COPIES = [[2, 3, 3], [1, 2]]
+COPIES = [[2, 3, 3], [0, 3]]
 
 
 def pairs() -> Pairs:
@@ -28,7 +28,7 @@ def test_targets_with_as_many_pairs_are_neighbours() -> None:
     assert rows == [listed[n] for n in found.order]
     assert sorted(rows) == sorted(listed)
     assert found.copies.tolist() == [COPIES[b][t] for b, _, _, t in rows]
-    assert found.target.tolist() == [0, 0, 1, 1, 1, 2, 2, 2, 0, 1, 1]
+    assert found.target.tolist() == [0, 0, 1, 1, 1, 2, 2, 2, 1, 1, 1]
     assert found.per_image(3) == [8, 3, 0]
 
 
