@@ -20,7 +20,7 @@ from torch import Tensor
 from mask2former.d2.structures import Boxes, Instances
 
 from .mask_rows import OutputMasks, Size
-from .masks import PackedMasks, pack_planes
+from .masks import PackedMasks, boxes_around, pack_planes
 
 
 class Segment(TypedDict):
@@ -296,7 +296,7 @@ class InstanceTask:
         return Instances(
             self._size,
             pred_masks=masks,
-            pred_boxes=Boxes(_boxes(self._columns, self._areas > 0)[query]),
+            pred_boxes=Boxes(boxes_around(self._columns, self._areas > 0)[query]),
             scores=scores,
             pred_classes=self._labels[order],
         )
@@ -304,19 +304,7 @@ class InstanceTask:
 
 def mask_boxes(masks: Tensor) -> Tensor:
     """Return the boxes (x0, y0, x1, y1) in pixels, far edges exclusive, of bool masks (N, H, W); zero if empty."""
-    return _boxes(masks.any(dim=1), masks.any(dim=2))
-
-
-def _boxes(columns: Tensor, rows: Tensor) -> Tensor:
-    """Boxes (N, 4) from the columns (N, W) and rows (N, H) that hold a pixel."""
-    edges = []
-    for occupied in (columns, rows):
-        size = occupied.shape[1]
-        first = occupied.byte().argmax(dim=1)
-        last = size - occupied.flip(1).byte().argmax(dim=1)
-        edges.append(torch.stack([first, last], dim=1) * occupied.any(dim=1, keepdim=True))
-    (x0, x1), (y0, y1) = (edge.float().unbind(dim=1) for edge in edges)
-    return torch.stack([x0, y0, x1, y1], dim=1)
+    return boxes_around(masks.any(dim=1), masks.any(dim=2))
 
 
 def _empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:

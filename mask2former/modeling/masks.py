@@ -109,13 +109,11 @@ class PackedMasks(BitMasks):
     def get_bounding_boxes(self) -> Boxes:
         """The smallest boxes (x0, y0, x1, y1) around the masks, (x1, y1) exclusive, on the CPU; 0 for empty masks."""
         planes, ids = self.planes.cpu().numpy(), self.ids.cpu().numpy()
-        edges: list[np.ndarray] = []
-        for axis in (1, 2):
-            inside = np.bitwise_or.reduce(planes, axis=axis)[ids // 8] >> (ids % 8)[:, None] & 1
-            last = inside.shape[1] - inside[:, ::-1].argmax(axis=1)
-            edges += [inside.argmax(axis=1), np.where(inside.any(axis=1), last, 0)]
-        x0, x1, y0, y1 = edges
-        return Boxes(torch.from_numpy(np.stack([x0, y0, x1, y1], axis=1)).float())
+        columns, rows = (
+            torch.from_numpy(np.bitwise_or.reduce(planes, axis=axis)[ids // 8] >> (ids % 8)[:, None] & 1).bool()
+            for axis in (1, 2)
+        )
+        return Boxes(boxes_around(columns, rows))
 
     def to(self, *args: Any, **kwargs: Any) -> PackedMasks:
         """The masks on another device; arguments are those of `Tensor.to`."""
@@ -178,3 +176,15 @@ def pack_planes(masks: Tensor) -> Tensor:
         of_bit = masks[bit::8] if masks.dtype == torch.bool else masks[bit::8] != 0
         planes[: len(of_bit)] |= of_bit.to(torch.uint8) << bit
     return planes
+
+
+def boxes_around(columns: Tensor, rows: Tensor) -> Tensor:
+    """Boxes (N, 4) from the columns (N, W) and rows (N, H), bool, that hold a pixel; zero where none does."""
+    edges = []
+    for occupied in (columns, rows):
+        size = occupied.shape[1]
+        first = occupied.byte().argmax(dim=1)
+        last = size - occupied.flip(1).byte().argmax(dim=1)
+        edges.append(torch.stack([first, last], dim=1) * occupied.any(dim=1, keepdim=True))
+    (x0, x1), (y0, y1) = (edge.float().unbind(dim=1) for edge in edges)
+    return torch.stack([x0, y0, x1, y1], dim=1)
