@@ -19,7 +19,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from tabulate import tabulate
 from tqdm import tqdm
 
 import mask2former  # noqa: F401 (registers the built-in data sets)
@@ -28,6 +27,7 @@ from mask2former.d2.transforms import NoOpTransform
 from mask2former.data.check import Report, check_list, check_record, mask_problem
 from mask2former.data.datasets.metadata import first_few
 from mask2former.data.images import DataError, read_image, read_label_map, read_panoptic_png
+from mask2former.data.summary import class_table, spread
 from mask2former.data.targets import instance_targets
 from mask2former.engine.command import add_import_option, import_modules, run
 from mask2former.files import write_bytes
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     metadata = MetadataCatalog.get(args.name)
     report = Report(problems=check_list(records))
-    chosen = _spread(records, args.limit)
+    chosen = spread(records, args.limit)
     healthy = []
     reports = tqdm(_check(chosen, metadata, args.workers), total=len(chosen), unit="image")
     for record, found in zip(chosen, reports, strict=True):
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{args.name}: {len(chosen)} of {len(records)} images read")
     print_statistics(report, metadata)
     is_annotated = any(key in record for record in records for key in ANNOTATIONS)
-    if is_annotated and not report.objects and not report.problems:
+    if is_annotated and not report.counts.objects and not report.problems:
         report.problems.append("no image has an annotation: there is nothing to learn or to score")
     elif not is_annotated:
         print("Images alone, to predict on")
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         report.problems.append(f"the label maps {masks}")
     if healthy and args.pictures > 0:
         path = args.output / f"{args.name}.png"
-        sheet = draw_sheet(_spread(healthy, args.pictures), metadata)
+        sheet = draw_sheet(spread(healthy, args.pictures), metadata)
         write_bytes(path, cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))[1].tobytes())
         print(f"Pictures are in {path}")
     for problem in report.problems[: args.problems]:
@@ -101,19 +101,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def print_statistics(report: Report, metadata: Metadata) -> None:
     """A line for each class that occurs, the most frequent first, and the names of those that do not."""
-    names = metadata.get("stuff_classes") or metadata.get("thing_classes") or []
-    if not report.objects:
+    names, counts = metadata.get("stuff_classes") or metadata.get("thing_classes") or [], report.counts
+    if not counts.objects:
         print("No annotations")
         return
-    size = max(report.size, 1)
-    rows = [
-        [number, names[number] if 0 <= number < len(names) else "?", report.images[number], count,
-         100 * report.pixels[number] / size]
-        for number, count in report.objects.most_common()
-    ]  # fmt: skip
-    print(tabulate(rows, headers=["class", "name", "images", "objects", "% of pixels"], floatfmt=".2f"))
-    print(f"At most {report.most[0]} objects in an image ({report.most[1]}): the model needs as many queries")
-    absent = [name for number, name in enumerate(names) if number not in report.objects]
+    print(class_table(counts, names, report.size))
+    print(f"At most {counts.most[0]} objects in an image ({counts.most[1]}): the model needs as many queries")
+    absent = [name for number, name in enumerate(names) if number not in counts.objects]
     if absent:
         print(f"{len(absent)} of {len(names)} classes do not occur: {first_few(absent, 20)}")
 
@@ -148,13 +142,6 @@ def _check(records: Sequence[dict[str, Any]], metadata: Metadata, workers: int) 
         return
     with ProcessPoolExecutor(min(workers, len(records))) as pool:
         yield from pool.map(check, records, chunksize=4)
-
-
-def _spread(records: Sequence[Any], count: int | None) -> list[Any]:
-    """At most `count` of the records, evenly spread."""
-    if count is None or count >= len(records):
-        return list(records)
-    return [records[index] for index in np.linspace(0, len(records) - 1, count).round().astype(int)]
 
 
 if __name__ == "__main__":

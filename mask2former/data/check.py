@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as mask_api
 
 from mask2former.data.datasets.metadata import first_few
 from mask2former.data.images import DataError, check_size, read_image, read_label_map, read_panoptic_png
+from mask2former.data.summary import Counts, mask_area, present, segment_areas
 from mask2former.data.targets import panoptic_targets, semantic_targets
 
 OUTSIDE = 2.0
@@ -23,38 +23,27 @@ class Report:
 
     Attributes:
         problems: one sentence each, naming the file.
-        images: number of images that hold a class, by class.
-        objects: number of its segments or annotations; a semantic label map has one of each class.
-        pixels: number of its pixels.
+        counts: objects, by class.
         labels: what occurs in label maps, the ignore label too.
-        most: the largest number of objects in an image, and its file.
         size: pixels of the images that were read.
     """
 
     problems: list[str] = field(default_factory=list)
-    images: Counter[int] = field(default_factory=Counter)
-    objects: Counter[int] = field(default_factory=Counter)
-    pixels: Counter[int] = field(default_factory=Counter)
+    counts: Counts = field(default_factory=Counts)
     labels: set[int] = field(default_factory=set)
-    most: tuple[int, str] = (0, "")
     size: int = 0
 
     def add(self, other: "Report") -> None:
         """Takes up what was found elsewhere."""
         self.problems += other.problems
-        for mine, more in ((self.images, other.images), (self.objects, other.objects), (self.pixels, other.pixels)):
-            mine.update(more)
+        self.counts.add(other.counts)
         self.size += other.size
         self.labels |= other.labels
-        self.most = max(self.most, other.most)
 
-    def count(self, classes: Sequence[int], pixels: Sequence[int], file: str) -> None:
+    def count(self, classes: Sequence[int], areas: Sequence[int], file: str) -> None:
         """Takes up the objects of one image: the class of each, and its pixels."""
-        self.most = max(self.most, (len(classes), file))
-        self.images.update(set(classes))
-        self.objects.update(classes)
-        for category, area in zip(classes, pixels, strict=True):
-            self.pixels[category] += area
+        self.counts.count(classes, file)
+        self.counts.measure(classes, areas)
 
 
 def check_list(records: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -135,10 +124,10 @@ def _check_panoptic(metadata: Mapping[str, Any], record: Mapping[str, Any], size
         if size is not None:
             check_size(path, ids.shape, size, record["file_name"])
         targets = panoptic_targets(ids, segments, path)
-        areas = np.bincount(targets.index.ravel() + 1, minlength=len(targets.classes) + 1)
-        report.count(targets.classes.tolist(), areas[1:].tolist(), record["file_name"])
+        areas = segment_areas(targets)
+        report.count(targets.classes.tolist(), areas, record["file_name"])
         kept = [segment for segment in segments if not segment.get("iscrowd", 0)]
-        lost = [segment["id"] for segment, area in zip(kept, areas[1:], strict=True) if not area]
+        lost = [segment["id"] for segment, area in zip(kept, areas, strict=True) if not area]
         # ADE20K's annotations hold stuff that things cover wholly.
         if any(segment["id"] in lost for segment in kept if segment.get("isthing", True)):
             report.problems.append(f"{path}: segment ids of the annotation have no pixel in it: {first_few(lost)}")
@@ -158,18 +147,16 @@ def _check_semantic(metadata: Mapping[str, Any], record: Mapping[str, Any], size
         if problem:
             raise DataError(f"{path}: {problem}")
         targets = semantic_targets(labels, path, ignore_label=ignore_label, num_classes=num_classes)
-        areas = np.bincount(targets.index.ravel() + 1, minlength=num_classes + 1)
-        present = np.flatnonzero(areas[1:])
-        report.count(present.tolist(), areas[1:][present].tolist(), record["file_name"])
+        report.count(*present(targets), record["file_name"])
     return report
 
 
 def _check_annotations(metadata: Mapping[str, Any], record: Mapping[str, Any], size: tuple[int, ...] | None) -> Report:
     report, path = Report(), record["file_name"]
     annotations = record["annotations"]
-    classes = [annotation["category_id"] for annotation in annotations]
-    _check_classes(report, path, classes, len(metadata["thing_classes"]))
-    areas = []
+    everything = [annotation["category_id"] for annotation in annotations]
+    _check_classes(report, path, everything, len(metadata["thing_classes"]))
+    classes, areas = [], []
     for number, annotation in enumerate(annotations):
         segmentation = annotation["segmentation"]
         if size is not None and not _fits(segmentation, size):
@@ -177,9 +164,10 @@ def _check_annotations(metadata: Mapping[str, Any], record: Mapping[str, Any], s
                 f"{path}: the mask of its annotation {number + 1} of {len(annotations)} is not of its "
                 f"{size[1]}x{size[0]} pixels"
             )
-        else:
-            areas.append(0 if size is None else _area(segmentation, size))
-    if len(areas) == len(classes):
+        elif not annotation.get("iscrowd", 0):
+            classes.append(annotation["category_id"])
+            areas.append(0 if size is None else mask_area(segmentation, size))
+    if not report.problems:
         report.count(classes, areas, path)
     return report
 
@@ -196,14 +184,6 @@ def _fits(segmentation: Any, size: tuple[int, ...]) -> bool:
         return tuple(segmentation["size"]) == tuple(size)
     points = np.concatenate([np.zeros(2), *map(np.asarray, segmentation)]).reshape(-1, 2)
     return bool(points.min() >= -OUTSIDE and (points.max(axis=0) <= np.array(size[::-1]) + OUTSIDE).all())
-
-
-def _area(segmentation: Any, size: tuple[int, ...]) -> int:
-    if not isinstance(segmentation, Mapping):
-        if not segmentation:
-            return 0
-        segmentation = mask_api.merge(mask_api.frPyObjects(segmentation, *size))
-    return int(mask_api.area(segmentation))
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from mask2former.d2.data import DatasetCatalog, MetadataCatalog
 from mask2former.data.check import label_problem, mask_problem
 from mask2former.data.images import read_label_map
 from mask2former.data.mappers import DATASET_MAPPER_REGISTRY
+from mask2former.data.summary import CLASS_LISTS, ENTRIES, INSTANCE, PANOPTIC, SEMANTIC, entries, fullest_image
 from mask2former.engine.agreement import failing_together
 from mask2former.evaluation.build import check_outputs, find_builder
 from mask2former.similar import did_you_mean
@@ -32,13 +33,6 @@ DatasetDicts = list[dict[str, Any]]
 
 LABEL_MAPS_READ = 50
 NAMES_SHOWN = 10
-
-_PANOPTIC, _INSTANCE, _SEMANTIC = "pan_seg_file_name", "annotations", "sem_seg_file_name"
-CLASS_LISTS = {_SEMANTIC: "stuff_classes", _PANOPTIC: "stuff_classes", _INSTANCE: "thing_classes"}
-"""The metadata that lists the classes of each kind (panoptic sets list all classes under stuff_classes)."""
-
-ENTRIES = {_PANOPTIC: "segments_info", _INSTANCE: "annotations"}
-"""Where dataset dicts list the objects of each kind; label maps list none."""
 
 SWITCHES = ("SEMANTIC_ON", "INSTANCE_ON", "PANOPTIC_ON")
 
@@ -115,7 +109,7 @@ def check_head(cfg: CfgNode, *, eval_only: bool = False) -> None:
                 "MODEL.META_ARCHITECTURE 'SemanticSegmentor' classifies pixels, which MaskFormerHead does not. Set it "
                 "to 'MaskFormer', or MODEL.SEM_SEG_HEAD.NAME to 'PerPixelBaselineHead'."
             )
-        if not eval_only and mapper_reads(cfg.INPUT.DATASET_MAPPER_NAME) not in (_SEMANTIC, None):
+        if not eval_only and mapper_reads(cfg.INPUT.DATASET_MAPPER_NAME) not in (SEMANTIC, None):
             raise SetupError(
                 "MODEL.META_ARCHITECTURE 'SemanticSegmentor' learns from label maps, which INPUT.DATASET_MAPPER_NAME "
                 f"{cfg.INPUT.DATASET_MAPPER_NAME!r} does not give. Use 'mask_former_semantic'."
@@ -153,7 +147,7 @@ def check_train_datasets(cfg: CfgNode, *, check_classes: bool = True) -> None:
         if kind is not None:
             check_mapper(mapper, name, dicts)
         check_annotations(cfg, name, dicts, kinds=[kind] if kind else [], check_classes=check_classes)
-        if kind in ENTRIES and not count_objects(dicts, kind)[0]:
+        if kind in ENTRIES and not fullest_image(dicts, kind)[0]:
             raise SetupError(f"Data set {name!r}: none of its {len(dicts)} images has an annotation to learn from")
         log_dataset(name, dicts, kind)
         if cfg.MODEL.META_ARCHITECTURE == "MaskFormer" and kind in ENTRIES:
@@ -174,7 +168,7 @@ def check_test_datasets(cfg: CfgNode, *, check_classes: bool = True) -> None:
         kinds = [kind for kind in fitting if all(kind in item for item in dicts)]
         check_annotations(cfg, name, dicts, kinds=kinds, check_classes=check_classes)
         log_dataset(name, dicts, kinds[0] if kinds else None)
-        if kinds and kinds[0] in ENTRIES and not count_objects(dicts, kinds[0])[0]:
+        if kinds and kinds[0] in ENTRIES and not fullest_image(dicts, kinds[0])[0]:
             logger.warning("Data set %r: none of its %d images has an annotation to score", name, len(dicts))
 
 
@@ -187,15 +181,15 @@ def check_annotations(
         for kind in kinds:
             check_class_count(name, CLASS_LISTS[kind], num_classes)
             check_categories(name, dicts, kind, num_classes)
-    check_files(name, dicts, keys=("file_name", *(kind for kind in kinds if kind != _INSTANCE)))
-    if check_classes and _SEMANTIC in kinds:
+    check_files(name, dicts, keys=("file_name", *(kind for kind in kinds if kind != INSTANCE)))
+    if check_classes and SEMANTIC in kinds:
         check_ignore_label(name, ignore_value)
         check_label_maps(dicts, num_classes, ignore_label=ignore_value)
 
 
 def log_dataset(name: str, dicts: DatasetDicts, kind: str | None) -> None:
     """Log the size of a data set."""
-    objects = sum(not entry.get("iscrowd", 0) for item in dicts for entry in item.get(ENTRIES.get(kind or "", ""), ()))
+    objects = sum(len(entries(item, kind or "")) for item in dicts)
     classes = MetadataCatalog.get(name).get(CLASS_LISTS.get(kind or "", "stuff_classes")) or ()
     logger.info(
         "Data set %s: %d images, %s%d classes",
@@ -203,16 +197,9 @@ def log_dataset(name: str, dicts: DatasetDicts, kind: str | None) -> None:
     )
 
 
-def count_objects(dicts: DatasetDicts, kind: str) -> tuple[int, str]:
-    """The largest number of objects (crowds apart) in one image, and that image's file."""
-    return max(
-        (sum(not entry.get("iscrowd", 0) for entry in item.get(ENTRIES[kind], ())), item["file_name"]) for item in dicts
-    )
-
-
 def check_queries(name: str, dicts: DatasetDicts, kind: str, queries: int) -> None:
     """Warn of images with more objects than the model can find."""
-    largest, file = count_objects(dicts, kind)
+    largest, file = fullest_image(dicts, kind)
     if largest > queries:
         logger.warning(
             "Data set %r: %s has %d objects, of which %d queries can learn and find %d at most. Set "
@@ -321,7 +308,7 @@ def check_categories(name: str, dicts: DatasetDicts, kind: str, num_classes: int
         for entry in item.get(ENTRIES[kind], ()):
             if not 0 <= entry["category_id"] < num_classes:
                 raise SetupError(
-                    f"{item.get(_PANOPTIC, item['file_name'])}: category_id {entry['category_id']} of data "
+                    f"{item.get(PANOPTIC, item['file_name'])}: category_id {entry['category_id']} of data "
                     f"set {name!r} is outside 0..{num_classes - 1}. Correct the annotation, or register the "
                     "set with all its classes and set MODEL.SEM_SEG_HEAD.NUM_CLASSES to their number."
                 )
@@ -359,13 +346,13 @@ def check_label_maps(dicts: DatasetDicts, num_classes: int, *, ignore_label: int
     step = max(1, len(dicts) // LABEL_MAPS_READ)
     found: set[int] = set()
     for item in dicts[::step][:LABEL_MAPS_READ]:
-        found.update(np.unique(read_label_map(item[_SEMANTIC])).tolist())
+        found.update(np.unique(read_label_map(item[SEMANTIC])).tolist())
         problem = label_problem(found, num_classes, ignore_label)
         if problem:
-            raise SetupError(f"{item[_SEMANTIC]}: {problem}")
+            raise SetupError(f"{item[SEMANTIC]}: {problem}")
     problem = mask_problem(found, num_classes, ignore_label)
     if problem:
-        raise SetupError(f"{dicts[0][_SEMANTIC]} and the other label maps {problem}")
+        raise SetupError(f"{dicts[0][SEMANTIC]} and the other label maps {problem}")
 
 
 def check_tasks(cfg: CfgNode) -> None:
