@@ -45,7 +45,7 @@ def test_unknown_names_get_suggestions() -> None:
 def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the checkpoint of the quickstart's model is taken to be published."""
     path = tmp_path / "model_final.pth"
-    monkeypatch.setattr(model_zoo, "get_checkpoint_url", lambda name: str(path))
+    monkeypatch.setattr("mask2former.checkpoint.configs.get_checkpoint_url", lambda name: str(path))
     return path
 
 

@@ -31,6 +31,8 @@ WITH_PYTORCH = {"triton"}
 # Imports go down this list only.
 LAYERS = [
     "mask2former",
+    "mask2former.cli",
+    "mask2former.dataset_check",
     "mask2former.model_zoo",
     "mask2former.engine",
     "mask2former.evaluation",
@@ -43,6 +45,7 @@ LAYERS = [
     "mask2former.d2",
     "mask2former.files",
     "mask2former.similar",
+    "mask2former.cli.arguments",
 ]
 
 MAX_LINES = 450
@@ -80,7 +83,8 @@ def _foreign(path: Path) -> set[str]:
 
 def _layer(module: str) -> int:
     """Position in LAYERS: of the room that `module` is in, or of the package itself."""
-    return next((i for i, room in enumerate(LAYERS[1:], 1) if f"{module}.".startswith(f"{room}.")), 0)
+    rooms = [i for i, room in enumerate(LAYERS) if f"{module}.".startswith(f"{room}.")]
+    return max(rooms, key=lambda i: len(LAYERS[i]), default=0)
 
 
 def _normalise(distribution: str) -> str:
@@ -92,7 +96,7 @@ def _build_wheel(folder: Path, **environment: str) -> Path:
     ignored = shutil.ignore_patterns("__pycache__", "*.so")
     shutil.copytree(PACKAGE, folder / "source" / "mask2former", ignore=ignored)
     shutil.copytree(CONFIGS, folder / "source" / "configs")
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "mask2former_cli.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder / "source")
     command = [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "-w", ".."]
     result = subprocess.run(
@@ -124,7 +128,10 @@ def test_wheel_carries_all_modules_and_data(wheel: zipfile.ZipFile) -> None:
     assert {name.removeprefix("mask2former/") for name in names if name.endswith(".yaml")} == {
         _short(path) for path in CONFIGS.rglob("*.yaml")
     }
-    assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == {"mask2former"}
+    assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == {
+        "mask2former",
+        "mask2former_cli.py",
+    }
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
 
 
@@ -199,7 +206,8 @@ def test_source_keeps_the_house_rules(path: Path) -> None:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ExceptHandler) and node.type is None:
             found.append(f"line {node.lineno}: bare except")
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("print", "eval", "exec"):
+        forbidden = ("eval", "exec") if path.parent == PACKAGE / "cli" else ("print", "eval", "exec")
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in forbidden:
             found.append(f"line {node.lineno}: {ast.unparse(node.func)}()")
         names = {keyword.arg for keyword in node.keywords} if isinstance(node, ast.Call) else set()
         if getattr(getattr(node, "func", None), "attr", "") in ("read_text", "write_text") and "encoding" not in names:

@@ -22,11 +22,12 @@ from tabulate import tabulate
 from torch import Tensor, nn
 
 from mask2former import get_cfg
+from mask2former.cli.arguments import add_import_option
 from mask2former.d2.config import CfgNode
 from mask2former.d2.modeling import build_model
 from mask2former.d2.structures import Instances
 from mask2former.data import build_test_loader
-from mask2former.engine.command import add_import_option, import_modules, run
+from mask2former.engine.command import import_modules, run
 from mask2former.engine.setup import load_cfg
 from mask2former.model_zoo import get_config_file
 

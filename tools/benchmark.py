@@ -26,7 +26,8 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the tools are a package of the checkout, also when the library is installed elsewhere
 
-from mask2former.engine.command import add_import_option, import_modules  # noqa: E402
+from mask2former.cli.arguments import add_import_option  # noqa: E402
+from mask2former.engine.command import import_modules  # noqa: E402
 from tools.benchmarks import criterion, inference, op, report, training  # noqa: E402
 from tools.benchmarks.machine import describe_machine, describe_versions  # noqa: E402
 from tools.benchmarks.results import Document, Row, write_document  # noqa: E402

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 
 from mask2former import get_cfg
 from mask2former.checkpoint import load_weights, save_transformers
+from mask2former.cli.arguments import add_import_option
 from mask2former.d2.config import CfgNode
 from mask2former.d2.data import DatasetCatalog
 from mask2former.d2.modeling import build_model
 from mask2former.data.datasets.metadata import dataset_metadata
-from mask2former.engine.command import add_import_option, import_modules, run
+from mask2former.engine.command import import_modules, run
 from mask2former.engine.setup import load_cfg
 
 

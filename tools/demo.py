@@ -21,9 +21,10 @@ import cv2
 from tqdm import tqdm
 
 from mask2former import get_cfg
+from mask2former.cli.arguments import add_import_option
 from mask2former.d2.config import CfgNode
 from mask2former.data.images import DataError, read_image
-from mask2former.engine.command import add_import_option, import_modules, run
+from mask2former.engine.command import import_modules, run
 from mask2former.engine.predictor import Predictor
 from mask2former.engine.setup import load_cfg
 from mask2former.files import write_bytes

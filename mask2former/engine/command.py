@@ -1,6 +1,5 @@
-"""What the command lines share: `--import`, and errors that end in one line."""
+"""What the command lines share: modules to import first, and errors that end in one line."""
 
-import argparse
 import importlib
 import logging
 import os
@@ -17,19 +16,8 @@ HANDLER = "mask2former"
 """Name of the log's handlers."""
 USER_ERRORS = (CheckpointError, KeyError, OSError, OtherProcessError, ValueError)
 """What wrong settings, files and data raise; their text says what to do."""
-
-
-def add_import_option(parser: argparse.ArgumentParser) -> None:
-    """Add `--import MODULE`, whose values are in `modules` of the arguments."""
-    parser.add_argument(
-        "--import",
-        dest="modules",
-        action="append",
-        default=[],
-        metavar="MODULE",
-        help="module to import first, such as my_data for my_data.py in the working folder, which registers data sets "
-        "or components; may be given several times",
-    )
+OURS = ("mask2former", "mask2former_cli", "__main__")
+"""The modules whose errors are written for users."""
 
 
 def import_modules(names: Sequence[str]) -> None:
@@ -82,4 +70,4 @@ def _write_to_log(error: Exception) -> Path | None:
 
 def _is_ours(error: Exception) -> bool:
     frames = list(traceback.walk_tb(error.__traceback__))
-    return bool(frames) and frames[-1][0].f_globals.get("__name__", "").partition(".")[0] in ("mask2former", "__main__")
+    return bool(frames) and frames[-1][0].f_globals.get("__name__", "").partition(".")[0] in OURS

@@ -1,4 +1,4 @@
-"""The command line of training and evaluation, for `tools/train_net.py` and for scripts with a trainer of their own."""
+"""Training and evaluation from a command line: `mask2former train`, `tools/train_net.py`, or a trainer of one's own."""
 
 import argparse
 from typing import NoReturn
@@ -14,8 +14,12 @@ from mask2former.engine.trainer import Trainer
 def run_command_line(trainer: type[Trainer] = Trainer) -> NoReturn:
     """Train or evaluate as the command line says, and exit; errors of the user's end in one line."""
     args = default_argument_parser().parse_args()
-    machines = (args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
-    run(lambda: launch(main, *machines, args=(args, trainer)))
+    run(lambda: launch_main(args, trainer))
+
+
+def launch_main(args: argparse.Namespace, trainer: type[Trainer] = Trainer) -> None:
+    """Run `main` in as many processes as `args` says."""
+    launch(main, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args, trainer))
 
 
 def main(args: argparse.Namespace, trainer: type[Trainer] = Trainer) -> None:

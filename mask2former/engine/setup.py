@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 
 from mask2former import d2
+from mask2former.checkpoint.configs import find_config_file
+from mask2former.cli.arguments import add_training_arguments, described_parser
 from mask2former.config import get_cfg
 from mask2former.d2 import comm
 from mask2former.d2.config import CfgNode
@@ -18,7 +20,7 @@ from mask2former.d2.data import DatasetCatalog
 from mask2former.data.datasets.metadata import categories_of, dataset_metadata
 from mask2former.engine.agreement import failing_together
 from mask2former.engine.checks import check_output_dir
-from mask2former.engine.command import HANDLER, add_import_option, import_modules
+from mask2former.engine.command import HANDLER, import_modules
 from mask2former.files import write_text
 
 logger = logging.getLogger(__name__)
@@ -28,37 +30,9 @@ LOG_FORMAT = "[%(asctime)s %(name)s] %(levelname)s: %(message)s"
 
 def default_argument_parser() -> argparse.ArgumentParser:
     """Parser of the arguments that Detectron2's training tools take."""
-    parser = argparse.ArgumentParser(
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Several CPU processes, or a cluster: torchrun --nproc-per-node N tools/train_net.py ...",
-    )
-    parser.add_argument("--config-file", default="", metavar="FILE", help="path of the config file")
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="continue from the last checkpoint in OUTPUT_DIR, if there is one",
-    )
-    parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, do not train")
-    parser.add_argument(
-        "--strict", action="store_true", help="stop unless MODEL.WEIGHTS holds exactly the weights of the model"
-    )
-    parser.add_argument(
-        "--allow-missing-weights",
-        action="store_true",
-        help="evaluate also a model a part of which has random weights, because MODEL.WEIGHTS is empty or lacks it",
-    )
-    add_import_option(parser)
-    parser.add_argument("--num-gpus", type=int, default=1, help="GPUs *per machine*; ignored without a GPU")
-    parser.add_argument("--num-machines", type=int, default=1, help="number of machines")
-    parser.add_argument("--machine-rank", type=int, default=0, help="number of this machine, from 0")
-    parser.add_argument(
-        "--dist-url", default="auto", help="tcp://HOST:PORT of the first machine; 'auto' on a single one"
-    )
-    parser.add_argument(
-        "opts",
-        nargs=argparse.REMAINDER,
-        help="pairs KEY VALUE that override the config file, at the very end",
-    )
+    epilog = "Several CPU processes, or a cluster: torchrun --nproc-per-node N tools/train_net.py ..."
+    parser = described_parser(None, epilog=epilog)
+    add_training_arguments(parser)
     return parser
 
 
@@ -104,12 +78,15 @@ def make_output_dir(cfg: CfgNode) -> None:
 def load_cfg(cfg: CfgNode, config_file: str = "", opts: Sequence[str] = ()) -> CfgNode:
     """A copy of `cfg`, overridden by a file ("" for none) and by `KEY, VALUE, ...`; frozen, for this machine.
 
+    Args:
+        config_file: a path, or the name of a config in the model zoo.
+
     Raises:
         FileNotFoundError, KeyError, ValueError: see `merge_config_file` and `merge_key_values`.
     """
     cfg = cfg.clone()
     if config_file:
-        merge_config_file(cfg, config_file)
+        merge_config_file(cfg, find_config_file(config_file))
     # Detectron2's tools accept a leading "--" before the pairs
     merge_key_values(cfg, opts[1:] if opts and opts[0] == "--" else opts)
     return use_available_device(cfg)
