@@ -171,7 +171,7 @@ class Trainer:
         """Log lines, `metrics.json` and TensorBoard events in OUTPUT_DIR."""
         output_dir = Path(self.cfg.OUTPUT_DIR)
         return [
-            LogWriter(self.max_iter),
+            LogWriter(self.max_iter, images_per_step=self.cfg.SOLVER.IMS_PER_BATCH),
             JSONWriter(output_dir / "metrics.json", start_iter=self.start_iter),
             TensorBoardWriter(output_dir, start_iter=self.start_iter),
         ]

@@ -123,14 +123,27 @@ class TensorBoardWriter:
 
 
 class LogWriter:
-    """A line of the log: progress, time left, losses, speed, learning rate, memory."""
+    """A line of the log: progress, time left, losses, speed, time spent waiting for data, learning rate, memory.
 
-    def __init__(self, max_iter: int) -> None:
+    Scalars have Detectron2's names; `eta_seconds` is stored here, for the writers that come after this one.
+    """
+
+    def __init__(self, max_iter: int, *, images_per_step: int | None = None) -> None:
+        """
+        Args:
+            max_iter: end of the run.
+            images_per_step: batch over all processes, to tell images per second.
+        """
         self._max_iter = max_iter
+        self._images_per_step = images_per_step
         self._logged: int | None = None
 
     def write(self, storage: EventStorage) -> None:
-        """Log one line; the losses of auxiliary predictions are left to the other writers."""
+        """Log one line; the losses of auxiliary predictions are left to the other writers.
+
+        Losses and times are medians over the last steps; images per second and the share of time that went into
+        waiting for data are means, for one long wait in many steps counts too.
+        """
         histories = storage.histories()
         if "time" not in histories or self._logged == storage.iter:
             return
@@ -138,6 +151,8 @@ class LogWriter:
         median = {name: history.median(WINDOW) for name, history in histories.items()}
         done = storage.iter + 1
         seconds_left = histories["time"].global_avg() * (self._max_iter - done)
+        storage.put_scalar("eta_seconds", seconds_left, smoothing_hint=False)
+        mean = max(histories["time"].avg(WINDOW), 1e-9)
         losses = [name for name in median if "loss" in name and not re.search(r"_\d+$", name)]
         peak = peak_memory_mib()
         parts = [
@@ -145,7 +160,8 @@ class LogWriter:
             f"eta {duration(seconds_left)}",
             *(f"{name} {median[name]:.4g}" for name in losses),
             f"time {median['time']:.3f}",
-            f"data {median.get('data_time', 0.0):.3f}",
+            _waiting(histories["data_time"], mean) if "data_time" in histories else "",
+            f"{self._images_per_step / mean:.3g} img/s" if self._images_per_step else "",
             f"lr {histories['lr'].latest():.3g}" if "lr" in histories else "",
             f"max_mem {peak:.0f}M" if peak is not None else "",
         ]
@@ -153,6 +169,11 @@ class LogWriter:
 
     def close(self) -> None:
         """Nothing to release."""
+
+
+def _waiting(data_time: Any, mean_step: float) -> str:
+    share = data_time.avg(WINDOW) / mean_step
+    return f"data_time {data_time.median(WINDOW):.3f} ({share:.0%})"
 
 
 def duration(seconds: float) -> str:

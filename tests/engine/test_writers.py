@@ -3,6 +3,8 @@
 import json
 import logging
 
+import pytest
+
 from mask2former.d2.events import EventStorage
 from mask2former.engine.writers import JSONWriter, LogWriter, TensorBoardWriter, duration, peak_memory_mib
 
@@ -119,6 +121,21 @@ def test_log_line(caplog):
     assert "lr 0.0001" in caplog.text
     assert "max_mem" in caplog.text
     assert "loss_ce_0" not in caplog.text
+
+
+def test_log_line_tells_speed_and_the_share_of_time_that_waits_for_data(caplog, tmp_path):
+    """One step in four waits for 0.8 s: the median knows nothing of it, the share does."""
+    writers = [LogWriter(max_iter=10, images_per_step=8), JSONWriter(tmp_path / "metrics.json")]
+    with caplog.at_level(logging.INFO), EventStorage(0) as storage:
+        for iteration in range(4):
+            waited = 0.8 if iteration == 3 else 0.0
+            storage.put_scalars(time=0.2 + waited, data_time=waited)
+            storage.iter = iteration
+        for writer in writers:
+            writer.write(storage)
+    writers[1].close()
+    assert "eta 0:00:02  time 0.200  data_time 0.000 (50%)  20 img/s" in caplog.text
+    assert read(tmp_path / "metrics.json")[-1]["eta_seconds"] == pytest.approx(6 * 0.4)
 
 
 def test_log_line_comes_once_for_an_iteration(caplog):
