@@ -25,6 +25,7 @@ def add_maskformer2_config(cfg: CfgNode) -> None:
         cfg.MODEL,
         COMPILE=False,  # torch.compile backbone and head, for images of any size; the first steps take minutes
         ACTIVATION_CHECKPOINTING=False,  # recompute activations of backbone and pixel decoder in the backward pass
+        FREEZE=[],  # patterns of names of modules and parameters that stay as they are, such as "backbone.res2"
         # The classes in the order of the output: `name`, `color` (R, G, B) and `isthing` of each. Training writes here,
         # and into checkpoints, what DATASETS.TRAIN says; predictions are drawn from it.
         CATEGORIES=[],
@@ -64,11 +65,21 @@ def _add_solver(cfg: CfgNode) -> None:
     _set_default(
         cfg.SOLVER,
         OPTIMIZER="ADAMW",  # ADAMW or SGD
+        ACCUMULATION_STEPS=1,  # in how many parts a process takes its share of IMS_PER_BATCH: less memory, same step
         BACKBONE_MULTIPLIER=0.1,  # learning rate of the backbone relative to the rest
         WEIGHT_DECAY_EMBED=0.0,  # weight decay of embeddings (queries, levels)
+        LAYER_DECAY=1.0,  # learning rate of each layer of the backbone relative to the layer behind it
+        # Pairs [pattern of parameter names, number]: factors of the learning rate, and weight decays, of what they
+        # match in place of what the keys above say; the last pattern that matches counts.
+        LR_MULTIPLIERS=[],
+        WEIGHT_DECAYS=[],
         POLY_LR_POWER=0.9,
         POLY_LR_CONSTANT_ENDING=0.0,  # WarmupPolyLR never goes below this share of the base learning rate
     )
+    if "ONE_CYCLE" not in cfg.SOLVER:
+        cfg.SOLVER.ONE_CYCLE = CfgNode()
+    # Of WarmupOneCycleLR: share of the run in which the learning rate rises, and how many times less it starts with.
+    _set_default(cfg.SOLVER.ONE_CYCLE, PCT_START=0.3, DIV_FACTOR=25.0)
     # Type of autocast: float16 (with loss scaling) or bfloat16. On a CPU float16 means no autocast.
     _set_default(cfg.SOLVER.AMP, DTYPE="float16")
 

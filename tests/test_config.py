@@ -101,6 +101,7 @@ SOLVERS: list[dict[str, Any]] = [
     {"SOLVER__OPTIMIZER": "SGD", "SOLVER__LR_SCHEDULER_NAME": "WarmupMultiStepLR"},
     {"SOLVER__LR_SCHEDULER_NAME": "WarmupCosineLR"},
     {"SOLVER__LR_SCHEDULER_NAME": "WarmupPolyLR"},
+    {"SOLVER__LR_SCHEDULER_NAME": "WarmupOneCycleLR"},
 ]
 
 

@@ -23,6 +23,7 @@ from mask2former.data.check import label_problem, mask_problem
 from mask2former.data.images import read_label_map
 from mask2former.data.mappers import DATASET_MAPPER_REGISTRY
 from mask2former.data.summary import CLASS_LISTS, ENTRIES, INSTANCE, PANOPTIC, SEMANTIC, entries, fullest_image
+from mask2former.engine.accumulation import check_accumulation
 from mask2former.engine.agreement import failing_together
 from mask2former.evaluation.build import check_outputs, find_builder
 from mask2former.similar import did_you_mean
@@ -98,6 +99,8 @@ def check_machine(cfg: CfgNode, *, world_size: int, eval_only: bool = False) -> 
             f"SOLVER.IMS_PER_BATCH is {batch}, which {world_size} processes cannot share equally. "
             f"Use a multiple of {world_size}."
         )
+    if not eval_only:
+        check_accumulation(cfg, world_size=world_size)
 
 
 def check_head(cfg: CfgNode, *, eval_only: bool = False) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from mask2former.d2.config import CfgNode
+from mask2former.engine.parameter_rules import Rules, by_pattern, layer_factors
 
 NORM_LAYERS = (
     nn.BatchNorm1d,
@@ -84,6 +85,9 @@ def parameter_groups(
     weight_decay_norm: float,
     weight_decay_embed: float,
     backbone_multiplier: float,
+    layer_decay: float = 1.0,
+    lr_multipliers: Rules = (),
+    weight_decays: Rules = (),
 ) -> list[dict[str, Any]]:
     """Trainable parameters of `model`, grouped by the hyper-parameters that the published recipe gives them.
 
@@ -91,12 +95,26 @@ def parameter_groups(
     decay with `weight_decay_norm`, `nn.Embedding` with `weight_decay_embed`, Swin's position tables not at all.
     A parameter shared by several modules counts once, where it occurs first.
 
+    Args:
+        layer_decay: factor of the learning rate from each layer of the backbone to the one before, see `layer_factors`.
+        lr_multipliers: factors of the learning rate that follows from all this, by pattern of parameter names; the
+            last pattern that matches counts.
+        weight_decays: weight decays in place of those that follow from this, likewise.
+
+    Raises:
+        ValueError: a pattern matches no trainable parameter, or the backbone does not say the order of its layers.
+
     Returns:
         Groups `{"params", "lr", "weight_decay"}` in order of first occurrence, parameters in the order of
         `model.named_modules()`: the same for every process and every run, so that optimiser state resumes.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for module_name, name, module, parameter in _unique_parameters(model):
+    entries = list(_unique_parameters(model))
+    full_names = [f"{module_name}.{name}".removeprefix(".") for module_name, name, _, _ in entries]
+    factors = layer_factors(model, layer_decay, full_names)
+    multipliers = by_pattern(lr_multipliers, full_names, key="SOLVER.LR_MULTIPLIERS")
+    decays = by_pattern(weight_decays, full_names, key="SOLVER.WEIGHT_DECAYS")
+    for full_name, (module_name, name, module, parameter) in zip(full_names, entries, strict=True):
         lr = base_lr * backbone_multiplier if "backbone" in module_name else base_lr
         decay = weight_decay
         if any(table in name for table in POSITION_TABLES):
@@ -105,6 +123,8 @@ def parameter_groups(
             decay = weight_decay_norm
         if isinstance(module, nn.Embedding):
             decay = weight_decay_embed
+        lr *= factors.get(full_name, 1.0) * multipliers.get(full_name, 1.0)
+        decay = decays.get(full_name, decay)
         groups.setdefault((lr, decay), []).append(parameter)
     # few groups mean few, large fused kernels per step
     return [{"params": params, "lr": lr, "weight_decay": decay} for (lr, decay), params in groups.items()]
@@ -136,6 +156,9 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> ClippingOptimizer:
         weight_decay_norm=solver.WEIGHT_DECAY_NORM,
         weight_decay_embed=solver.WEIGHT_DECAY_EMBED,
         backbone_multiplier=solver.BACKBONE_MULTIPLIER,
+        layer_decay=solver.LAYER_DECAY,
+        lr_multipliers=solver.LR_MULTIPLIERS,
+        weight_decays=solver.WEIGHT_DECAYS,
     )
     if not groups:
         raise ValueError("the model has no trainable parameter: every one has requires_grad=False")

@@ -1,7 +1,8 @@
 """Learning-rate schedules: pure functions from an iteration to a factor on the base learning rate.
 
 The arithmetic is that of Detectron2 (`WarmupMultiStepLR`, `WarmupCosineLR`) and of its DeepLab project
-(`WarmupPolyLR`), so a published config trains at the published learning rates.
+(`WarmupPolyLR`), so a published config trains at the published learning rates. `WarmupConstantLR` and
+`WarmupOneCycleLR` are further schedules.
 """
 
 import logging
@@ -18,6 +19,7 @@ from mask2former.d2.config import CfgNode
 logger = logging.getLogger(__name__)
 
 WARMUP_METHODS = ("linear", "constant")
+SCHEDULES = ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupPolyLR", "WarmupOneCycleLR", "WarmupConstantLR")
 
 
 def warmup_factor_at(iteration: int, *, method: str, factor: float, iters: int) -> float:
@@ -49,6 +51,18 @@ def cosine_factor(iteration: int, *, max_iter: int, end_factor: float = 0.0) -> 
 def poly_factor(iteration: int, *, max_iter: int, power: float) -> float:
     """(1 - iteration / max_iter) ^ power, 0 after the end (DeepLab, arXiv 1606.00915, section 4.1)."""
     return max(0.0, 1 - iteration / max_iter) ** power
+
+
+def one_cycle_factor(iteration: int, *, max_iter: int, rise: float, start_factor: float, end_factor: float) -> float:
+    """Half a cosine up to 1 in the share `rise` of the run, then half a cosine down (Smith, arXiv 1708.07120).
+
+    As PyTorch's `OneCycleLR`: from `start_factor`, 1 at iteration `rise * max_iter - 1`, `end_factor` at the last one.
+    """
+    top, last = rise * max_iter - 1, max_iter - 1
+    if iteration <= top:
+        return start_factor + (1 - start_factor) * 0.5 * (1 - math.cos(math.pi * iteration / top)) if top > 0 else 1.0
+    share = min(1.0, (iteration - top) / (last - top)) if last > top else 1.0
+    return end_factor + (1 - end_factor) * 0.5 * (1 + math.cos(math.pi * share))
 
 
 def warmup_into(schedule: Callable[[int], float], iteration: int, *, method: str, factor: float, iters: int) -> float:
@@ -114,8 +128,26 @@ def lr_factor(cfg: CfgNode) -> Callable[[int], float]:
             constant_ending=solver.POLY_LR_CONSTANT_ENDING,
             **warmup,
         )
-    raise ValueError(
-        f"SOLVER.LR_SCHEDULER_NAME is {name!r}, expected WarmupMultiStepLR, WarmupCosineLR or WarmupPolyLR"
+    if name == "WarmupConstantLR":
+        return partial(warmup_into, lambda iteration: 1.0, **warmup)
+    if name == "WarmupOneCycleLR":
+        return partial(warmup_into, _one_cycle(cfg), **warmup)
+    raise ValueError(f"SOLVER.LR_SCHEDULER_NAME is {name!r}, expected one of {', '.join(SCHEDULES)}")
+
+
+def _one_cycle(cfg: CfgNode) -> Callable[[int], float]:
+    solver, node = cfg.SOLVER, cfg.SOLVER.ONE_CYCLE
+    if not 0 < node.PCT_START < 1 or node.DIV_FACTOR < 1:
+        raise ValueError(
+            f"SOLVER.ONE_CYCLE.PCT_START must lie between 0 and 1 and DIV_FACTOR be at least 1, not {node.PCT_START} "
+            f"and {node.DIV_FACTOR}"
+        )
+    return partial(
+        one_cycle_factor,
+        max_iter=solver.MAX_ITER,
+        rise=node.PCT_START,
+        start_factor=1 / node.DIV_FACTOR,
+        end_factor=solver.BASE_LR_END / solver.BASE_LR,
     )
 
 

@@ -10,19 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch import Tensor
 
 from mask2former.checkpoint import Checkpointer
 from mask2former.d2 import comm
 from mask2former.d2.config import CfgNode
-from mask2former.d2.evaluation import DatasetEvaluator
-from mask2former.d2.modeling import build_model
-from mask2former.data.loader import build_test_loader, build_train_loader
+from mask2former.engine.accumulation import accumulating, mean_losses, split_batch
 from mask2former.engine.agreement import OtherProcessError, failing_together, translated
-from mask2former.engine.checks import check_setup
+from mask2former.engine.builders import Builders
 from mask2former.engine.finite import FiniteGuard, NonFiniteError, RunningStatistics, check_state
+from mask2former.engine.freeze import KeepFrozen, freeze
 from mask2former.engine.hooks import (
     Hook,
     IterationTimer,
@@ -31,7 +28,7 @@ from mask2former.engine.hooks import (
     PeriodicWriter,
 )
 from mask2former.engine.interrupt import StopRequest, raise_stop
-from mask2former.engine.optimizer import build_gradient_clipper, build_optimizer
+from mask2former.engine.optimizer import build_gradient_clipper
 from mask2former.engine.parallel import distributed, side_stream
 from mask2former.engine.precision import Precision
 from mask2former.engine.resume import (
@@ -41,7 +38,6 @@ from mask2former.engine.resume import (
     flat_settings,
     optimizer_settings,
 )
-from mask2former.engine.schedules import build_lr_scheduler
 from mask2former.engine.seed import seed_everything, with_seed
 from mask2former.engine.setup import (
     make_output_dir,
@@ -51,20 +47,17 @@ from mask2former.engine.setup import (
     write_config,
 )
 from mask2former.engine.storage import bounded_event_storage
-from mask2former.engine.summary import log_run
-from mask2former.engine.test_time_augmentation import SemanticSegmentorWithTTA, semantic_only
+from mask2former.engine.summary import log_groups, log_run
 from mask2former.engine.writers import EventWriter, JSONWriter, LogWriter, TensorBoardWriter
-from mask2former.evaluation.build import build_evaluators
-from mask2former.evaluation.engine import inference_on_dataset, print_results
 
 logger = logging.getLogger(__name__)
 
 
-class Trainer:
+class Trainer(Builders):
     """Trains the model of a config: `Trainer(cfg)`, `resume_or_load(resume)`, `train()`.
 
-    The `build_*` classmethods and `test` are those of Detectron2's `DefaultTrainer`; subclasses override them
-    to bring their own model, optimiser, loader or evaluator, and `build_hooks` to change the hooks.
+    Subclasses override the `build_*` classmethods and `test` of `Builders` to bring their own model, optimiser, loader
+    or evaluator, and `build_hooks` to change the hooks.
 
     Attributes:
         raw_model, model: the model, and what training calls: the same, or its wrapper for several processes.
@@ -111,6 +104,7 @@ class Trainer:
         seed_everything(cfg.SEED)
         self.raw_model = self.build_model(cfg)
         self.raw_model.train()
+        self._frozen = freeze(self.raw_model, cfg.MODEL.FREEZE)
         self.optimizer = self.build_optimizer(cfg, self.raw_model)
         clip = partial(build_gradient_clipper(cfg), list(self.raw_model.parameters()))
         self._clip_gradients: Callable[[], Tensor] = getattr(self.optimizer, "clip_gradients", clip)
@@ -163,6 +157,8 @@ class Trainer:
             PeriodicCheckpoint(self.cfg.SOLVER.CHECKPOINT_PERIOD),
             PeriodicEvaluation(self.cfg.TEST.EVAL_PERIOD, self.cfg.OUTPUT_DIR),
         ]
+        if self._frozen:
+            hooks.append(KeepFrozen(self._frozen))
         if comm.is_main_process():
             hooks.append(PeriodicWriter(self.build_writers))
         return hooks
@@ -215,6 +211,7 @@ class Trainer:
             batches = iter(loader)
         self._statistics.keep()
         log_run(self.cfg, self.raw_model, loader, start_iter=self.start_iter)
+        log_groups(self.raw_model, self.optimizer)
         for iteration in range(self.start_iter, self.max_iter):
             self.iter = iteration
             self._call_hooks("before_step")
@@ -232,17 +229,14 @@ class Trainer:
         data_time = time.perf_counter() - start
         # Random points and drop path depend on the iteration alone, so that nothing needs storing to resume.
         seed_everything(self.cfg.SEED, self.iter, comm.get_rank())
-        with self.precision.autocast():
-            losses: dict[str, Tensor] = self.model(batch)
-            total_loss = torch.stack([loss.float() for loss in losses.values()]).sum()
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(total_loss).backward()
+        losses = self._losses_and_gradients(batch)
         self.scaler.unscale_(self.optimizer)
         self._call_hooks("after_backward")
         stops = (signal.SIGINT, signal.SIGTERM)
         scalars, stopping = self.guard.read(
             self.iter,
-            {"total_loss": total_loss, **losses},
+            losses,
             self._clip_gradients(),
             batch,
             flags=[self._stop.signal == number for number in stops],
@@ -254,6 +248,19 @@ class Trainer:
             for name, value in {"data_time": data_time, **scalars}.items():
                 self.storage.put_scalar(name, value)
             self.storage.put_scalar("lr", learning_rate, smoothing_hint=False)
+
+    def _losses_and_gradients(self, batch: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """`total_loss` and what it is the sum of, part by part as SOLVER.ACCUMULATION_STEPS says; gradients add up."""
+        seen = []
+        parts = split_batch(batch, self.cfg.SOLVER.ACCUMULATION_STEPS)
+        for part in parts:
+            with accumulating(self.model, batch, len(parts), is_last=part is parts[-1]):
+                with self.precision.autocast():
+                    losses: dict[str, Tensor] = self.model(part)
+                    total_loss = torch.stack([loss.float() for loss in losses.values()]).sum()
+                self.scaler.scale(total_loss / len(parts)).backward()
+            seen.append({"total_loss": total_loss.detach(), **{name: loss.detach() for name, loss in losses.items()}})
+        return mean_losses(seen)
 
     def _update(self) -> None:
         """Step of optimiser (left out by the scaler after an overflow), scaler and schedule: all or none."""
@@ -323,75 +330,3 @@ class Trainer:
         """`test` on the model as it is; the results are kept in `results`."""
         self.results = self.test(self.cfg, self.raw_model)
         return self.results
-
-    check_setup = staticmethod(check_setup)
-
-    @classmethod
-    def build_model(cls, cfg: CfgNode) -> nn.Module:
-        """The model on its device."""
-        return build_model(cfg)
-
-    @classmethod
-    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> Optimizer:
-        """See `mask2former.engine.optimizer`."""
-        return build_optimizer(cfg, model)
-
-    @classmethod
-    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
-        """See `mask2former.engine.schedules`."""
-        return build_lr_scheduler(cfg, optimizer)
-
-    @classmethod
-    def build_train_loader(cls, cfg: CfgNode, *, start_iteration: int = 0) -> Iterable[list[dict[str, Any]]]:
-        """Endless batches (this process's share of each), beginning with that of `start_iteration`."""
-        return build_train_loader(cfg, start_iteration=start_iteration)
-
-    @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, Any]]]:
-        """This process's share of a data set, once."""
-        return build_test_loader(cfg, dataset_name)
-
-    @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
-        """The evaluators of a data set; predictions are written to <output_folder>/<data set>.
-
-        The folder is OUTPUT_DIR/inference by default.
-        """
-        folder = Path(output_folder or Path(cfg.OUTPUT_DIR) / "inference")
-        return build_evaluators(cfg, dataset_name, str(folder / dataset_name))
-
-    @classmethod
-    def test(
-        cls, cfg: CfgNode, model: nn.Module, evaluators: Sequence[DatasetEvaluator] | None = None
-    ) -> dict[str, Any]:
-        """Evaluate on every data set of DATASETS.TEST; all processes call it, the main one logs the tables.
-
-        Args:
-            evaluators: one per data set, in place of those from `build_evaluator`.
-
-        Returns:
-            In the main process results by task, or by data set and task if there are several data sets.
-        """
-        names = cfg.DATASETS.TEST
-        if evaluators is None:
-            evaluators = [cls.build_evaluator(cfg, name) for name in names]
-        results: dict[str, Any] = {}
-        for name, evaluator in zip(names, evaluators, strict=True):
-            results[name] = inference_on_dataset(model, cls.build_test_loader(cfg, name), evaluator)
-            if comm.is_main_process():
-                logger.info("Results on %s:", name)
-                print_results(results[name])
-        return next(iter(results.values())) if len(results) == 1 else results
-
-    @classmethod
-    def test_with_TTA(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:  # noqa: N802, the published name
-        """`test` of semantic outputs with test-time augmentation, see TEST.AUG; its keys get the ending `_TTA`.
-
-        Predictions are written to OUTPUT_DIR/inference_TTA.
-        """
-        logger.info("Evaluating with test-time augmentation")
-        cfg = semantic_only(cfg)
-        folder = str(Path(cfg.OUTPUT_DIR) / "inference_TTA")
-        evaluators = [cls.build_evaluator(cfg, name, output_folder=folder) for name in cfg.DATASETS.TEST]
-        results = cls.test(cfg, SemanticSegmentorWithTTA(cfg, model), evaluators)
-        return {f"{key}_TTA": value for key, value in results.items()}

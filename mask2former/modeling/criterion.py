@@ -20,6 +20,7 @@ from .masks import PackedMasks
 from .matcher import Assignment, Prediction, Target
 from .pairs import Pairs
 from .points import sample_points, uncertain_points
+from .whole_batch import mean_count, whole_batch
 
 # P predictions (final first, then auxiliary), B batch, Q queries, C classes, T targets of an image, K points,
 # N matched pairs of the batch
@@ -138,6 +139,8 @@ class SetCriterion(nn.Module):
     ) -> Tensor:
         """Return the weighted mean cross-entropy of each prediction, (P,).
 
+        The mean is over the whole batch of a step, see `whole_batch.py`.
+
         Args:
             predictions: P with `pred_logits` (B, Q, C+1).
             assignments: P times B.
@@ -154,7 +157,36 @@ class SetCriterion(nn.Module):
         sizes = [p["pred_logits"].shape[:2].numel() for p in predictions]
         prediction = _moved(np.repeat(np.arange(len(predictions)), sizes), logits)
         loss, weight = _sum_each(torch.stack([losses, self.empty_weight[classes]]), prediction, len(predictions))
-        return loss / weight
+        return loss / mean_count(self._weight_of_whole_batch(weight, predictions, targets))
+
+    def _weight_of_whole_batch(
+        self, weight: Tensor, predictions: Sequence[Prediction], targets: Sequence[Target]
+    ) -> Tensor:
+        """Return the sum of class weights (P,) over all queries of the whole batch, given that of the part seen now.
+
+        Queries of images not seen are supposed to be matched as those seen are: one for each target is the rule.
+        """
+        batch = whole_batch()
+        if batch is None:
+            return weight
+        seen = [target["labels"] for target in targets]
+        every = [x["instances"].gt_classes for x in batch.inputs]
+        queries = [p["pred_logits"].shape[1] for p in predictions]
+        of_seen, of_every = self._matched_weight(seen, queries), self._matched_weight(every, queries)
+        return torch.where(of_seen > 0, weight * of_every / of_seen, of_every)
+
+    def _matched_weight(self, labels: Sequence[Tensor], queries: Sequence[int]) -> Tensor:
+        """Return the sum of class weights (P,) over the queries of some images if each target has one.
+
+        Where an image has more targets than queries, each counts as much less.
+        """
+        counts = np.array([len(each) for each in labels])
+        ids = torch.cat(list(labels)).to(self.empty_weight.device, non_blocking=True)
+        weights = self.empty_weight[ids.clamp(0, self.num_classes - 1)]  # a wrong label is named when it is seen
+        shares = np.stack([np.repeat(np.minimum(1, q / counts.clip(1)), counts) for q in queries])
+        free = np.array([(q - counts).clip(0).sum() for q in queries])
+        on_device = _moved(np.concatenate([shares, free[:, None]], axis=1).astype(np.float32), weights)
+        return on_device[:, :-1] @ weights + on_device[:, -1] * self.empty_weight[-1]
 
     def mask_losses(
         self,
@@ -178,7 +210,9 @@ class SetCriterion(nn.Module):
             of_pairs = self._losses_of_pairs(logits, pairs, targets)
             losses.append(_sum_each(of_pairs, _moved(pairs.prediction, logits), len(same_size)))
         cross_entropy, dice_loss = torch.cat(losses, dim=1)
-        num_masks = average_number_of_masks(sum(len(t["labels"]) for t in targets), cross_entropy.device)
+        batch = whole_batch()
+        labels = [t["labels"] for t in targets] if batch is None else [x["instances"].gt_classes for x in batch.inputs]
+        num_masks = average_number_of_masks(sum(map(len, labels)), cross_entropy.device)
         return {"loss_mask": cross_entropy / num_masks, "loss_dice": dice_loss / num_masks}
 
     def _losses_of_pairs(self, logits: Tensor, pairs: Pairs, targets: Sequence[Target]) -> Tensor:
@@ -227,12 +261,17 @@ def matched_masks(
 
 
 def average_number_of_masks(count: int, device: torch.device) -> Tensor | float:
-    """Return the number of target masks per process, at least 1, so that the loss does not depend on their number."""
-    if comm.get_world_size() == 1:
-        return max(float(count), 1.0)
+    """Return the number of target masks of a step, at least 1, divided by that of processes and parts.
+
+    Then the sum of the gradients of all is that of the whole batch, see `mask2former.modeling.whole_batch`.
+    """
+    batch, processes = whole_batch(), comm.get_world_size()
+    parts = 1 if batch is None else batch.parts
+    if processes == 1:
+        return max(float(count), 1.0) / parts
     total = torch.tensor(float(count), device=device)
     torch.distributed.all_reduce(total)
-    return (total / comm.get_world_size()).clamp(min=1)
+    return total.clamp(min=1) / (processes * parts)
 
 
 def sigmoid_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from mask2former.d2.modeling import SEM_SEG_HEADS_REGISTRY
 
 from .build import PixelDecoder, build_pixel_decoder
 from .head import MaskFormerHead, decode_pixels
+from .whole_batch import mean_count, whole_batch
 
 # B batch, C classes, H and W size of the padded images
 
@@ -181,6 +182,8 @@ def upsample(logits: Tensor, stride: int) -> Tensor:
 def pixel_loss(logits: Tensor, targets: Tensor | None, *, stride: int, ignore_value: int) -> Tensor:
     """Return the mean cross-entropy over the pixels that have a class, in float32; 0 if none has.
 
+    The mean is over the whole batch of a step, see `whole_batch.py`.
+
     Args:
         logits: (B, C, h, w).
         targets: (B, H, W), classes and `ignore_value`.
@@ -207,7 +210,10 @@ def pixel_loss(logits: Tensor, targets: Tensor | None, *, stride: int, ignore_va
     with torch.autocast(device_type=logits.device.type, enabled=False):
         pixels = upsample(logits, stride)[:, :, :height, :width]
         total = F.cross_entropy(pixels, targets, ignore_index=ignore_value, reduction="sum")
-    return total / valid.sum().clamp(min=1)
+    batch, count = whole_batch(), valid.sum()
+    if batch is not None:
+        count = torch.stack([(x["sem_seg"] != ignore_value).sum() for x in batch.inputs]).sum().to(total.device)
+    return total / mean_count(count.to(total.dtype)).clamp(min=1)
 
 
 def _pixel_settings(cfg: CfgNode) -> dict[str, Any]:

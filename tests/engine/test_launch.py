@@ -177,5 +177,5 @@ def test_two_processes_train_as_one(tmp_path):
         torch.testing.assert_close(two["model"][name], value, rtol=1e-6, atol=1e-9)
     files = [tmp_path / name / "metrics.json" for name in ("one", "two")]
     lines = [json.loads(file.read_text().splitlines()[-1]) for file in files]
-    for key in ("total_loss", "loss_mask", "loss_dice_0", "grad_norm"):
+    for key in ("total_loss", "loss_ce", "loss_mask", "loss_dice_0", "grad_norm"):
         assert lines[1][key] == pytest.approx(lines[0][key], rel=1e-4)

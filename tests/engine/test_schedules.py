@@ -9,10 +9,12 @@ from torch import nn
 
 from mask2former import get_cfg
 from mask2former.engine.schedules import (
+    SCHEDULES,
     build_lr_scheduler,
     cosine_factor,
     lr_factor,
     multi_step_factor,
+    one_cycle_factor,
     poly_factor,
     warmup_factor_at,
     warmup_into,
@@ -87,7 +89,53 @@ def test_poly():
     assert poly_factor(101, max_iter=100, power=0.9) == 0
 
 
-def test_warmup_leads_into_the_schedule():
+def test_constant_stays_after_the_warmup():
+    factor = lr_factor(make_cfg("WarmupConstantLR", WARMUP_ITERS=10, WARMUP_FACTOR=0.1))
+    assert [factor(i) for i in (0, 5, 10, 99, 100)] == pytest.approx([0.1, 0.55, 1, 1, 1])
+
+
+def test_one_cycle_in_closed_form():
+    """Ten iterations: the top is at 4 - 1 = 3, and halfway down, at 6, the mean of 1 and the end."""
+    factors = [
+        one_cycle_factor(i, max_iter=10, rise=0.4, start_factor=0.2, end_factor=0.1) for i in (0, 1, 3, 6, 9, 10, 11)
+    ]
+    assert factors == pytest.approx([0.2, 0.4, 1, 0.55, 0.1, 0.1, 0.1])
+    assert one_cycle_factor(0, max_iter=1, rise=0.4, start_factor=0.2, end_factor=0.1) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.05])
+def test_one_cycle_equals_pytorch(share):
+    optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.1)
+    reference = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 0.1, total_steps=100, pct_start=share, div_factor=25, final_div_factor=8
+    )
+    cfg = make_cfg("WarmupOneCycleLR", BASE_LR=0.1, BASE_LR_END=0.1 / 25 / 8)
+    cfg.SOLVER.ONE_CYCLE.PCT_START = share
+    factor = lr_factor(cfg)
+    for iteration in range(100):
+        assert 0.1 * factor(iteration) == pytest.approx(optimizer.param_groups[0]["lr"]), iteration
+        optimizer.step()
+        if iteration < 99:
+            reference.step()
+
+
+def test_warmup_leads_into_one_cycle():
+    cfg = make_cfg("WarmupOneCycleLR", WARMUP_ITERS=10, WARMUP_FACTOR=0.5)
+    factor, bare = lr_factor(cfg), lr_factor(make_cfg("WarmupOneCycleLR"))
+    assert factor(0) == pytest.approx(0.5 / 25)
+    assert factor(5) == pytest.approx((0.5 / 25 + bare(10)) / 2)
+    assert [factor(i) for i in (10, 29, 70)] == [bare(i) for i in (10, 29, 70)]
+
+
+@pytest.mark.parametrize(("key", "value"), [("PCT_START", 0.0), ("PCT_START", 1.0), ("DIV_FACTOR", 0.5)])
+def test_impossible_cycles_are_refused(key, value):
+    cfg = make_cfg("WarmupOneCycleLR")
+    cfg.SOLVER.ONE_CYCLE[key] = value
+    with pytest.raises(ValueError, match=rf"SOLVER\.ONE_CYCLE.*{value}"):
+        lr_factor(cfg)
+
+
+def test_warmup_leads_into_the_the_schedule():
     values = [warmup_into(lambda i: 2.0 + i, i, **WARMUP) for i in (0, 5, 10, 11)]
     assert values == pytest.approx([0.2, (0.2 + 12) / 2, 12, 13])
 
@@ -130,7 +178,7 @@ def test_steps_that_are_never_reached_are_logged(caplog):
     assert "never reached" in caplog.text
 
 
-@pytest.mark.parametrize("name", ["WarmupMultiStepLR", "WarmupCosineLR", "WarmupPolyLR"])
+@pytest.mark.parametrize("name", SCHEDULES)
 def test_scheduler_resumes(name):
     cfg = make_cfg(name, WARMUP_ITERS=4, STEPS=(6, 12), MAX_ITER=15)
 

@@ -1,11 +1,12 @@
-"""Script that torchrun starts: trains a small Mask2Former with its criterion; argument: output folder.
+"""Script that torchrun starts: trains a small Mask2Former with its criterion; arguments: output folder, parts.
 
-The points of the losses are the same for all pairs, and classes carry no weight: then the mean over processes of what
-each makes of its images is what one process makes of all, however many masks each has.
+The points of the losses are the same for all pairs: then the mean over processes and parts of what each makes of its
+images is what one process makes of all, however many masks each has.
 """
 
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -30,9 +31,9 @@ def _points(*shape: int, device: torch.device) -> Tensor:
 
 
 def _image(index: int) -> dict[str, Any]:
-    """An image with 1, 2, 3 or 4 masks."""
+    """An image with 0, 1, 2 or 3 masks."""
     generator = torch.Generator().manual_seed(index)
-    count = index % IMAGES + 1
+    count = index % IMAGES
     masks = torch.zeros(count, SIZE, SIZE, dtype=torch.bool)
     for number in range(count):
         masks[number, 12 * number : 12 * number + 20, 8 * index % 32 :] = True
@@ -52,11 +53,23 @@ class RealTrainer(Trainer):
             yield [_image(index) for index in range(comm.get_rank(), IMAGES, comm.get_world_size())]
 
 
-def main(output_dir: str) -> None:
+@contextmanager
+def fixed_points() -> Iterator[None]:
+    """Let losses and matching costs look at the same points always."""
+    modeling = "mask2former.modeling"
+    with (
+        mock.patch(f"{modeling}.points.random_points", _points),
+        mock.patch(f"{modeling}.matcher.random_points", _points),
+    ):
+        yield
+
+
+def main(output_dir: str, parts: int = 1) -> None:
     """Train for three iterations and save `model_final.pth`."""
     cfg = small_cfg(
         MODEL__RESNETS__NORM="FrozenBN",
-        MODEL__MASK_FORMER__CLASS_WEIGHT=0.0,
+        MODEL__MASK_FORMER__WEIGHT_OF_EACH_CLASS=[1.0, 3.0, 0.5, 2.0, 1.0],
+        SOLVER__ACCUMULATION_STEPS=parts,
         SOLVER__OPTIMIZER="SGD",
         SOLVER__BASE_LR=0.001,
         SOLVER__MAX_ITER=3,
@@ -67,15 +80,11 @@ def main(output_dir: str) -> None:
         SEED=3,
         OUTPUT_DIR=output_dir,
     )
-    modeling = "mask2former.modeling"
-    with (
-        mock.patch(f"{modeling}.points.random_points", _points),
-        mock.patch(f"{modeling}.matcher.random_points", _points),
-    ):
+    with fixed_points():
         trainer = RealTrainer(cfg)
         trainer.train()
     Path(output_dir, f"rank{comm.get_rank()}of{comm.get_world_size()}").touch()
 
 
 if __name__ == "__main__":
-    launch(main, 1, args=(sys.argv[1],))
+    launch(main, 1, args=(sys.argv[1], *map(int, sys.argv[2:])))

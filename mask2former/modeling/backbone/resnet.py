@@ -228,6 +228,13 @@ class ResNet(Backbone):
             for name in self._out_features
         }
 
+    def layer_names(self) -> list[list[str]]:
+        """Names of the modules of each layer, from the image on: the stem, then block by block."""
+        blocks = [
+            [f"{name}.{i}"] for name in self.stage_names for i in range(len(list(getattr(self, name).children())))
+        ]
+        return [["stem"], *blocks]
+
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Map normalised images (B, in_channels, H, W), of any size, to the chosen feature maps by name.
 

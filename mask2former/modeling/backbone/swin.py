@@ -255,6 +255,17 @@ class SwinTransformer(Backbone):
             if name in self._out_features
         }
 
+    def layer_names(self) -> list[list[str]]:
+        """Names of the modules and parameters of each layer, from the image on: the embedding, then block by block.
+
+        The step to the next stage belongs to the last block before it.
+        """
+        layers = [["patch_embed", "absolute_pos_embed"]]
+        for i, stage in enumerate(self.layers):
+            layers += [[f"layers.{i}.blocks.{j}"] for j in range(len(cast(SwinStage, stage).blocks))]
+            layers[-1].append(f"layers.{i}.downsample")
+        return layers
+
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Map normalised images (B, in_channels, H, W), of any size, to the chosen feature maps by name.
 
