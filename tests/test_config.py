@@ -13,16 +13,14 @@ from mask2former.d2 import SOURCE
 from mask2former.d2.config import CfgNode
 from mask2former.d2.config import get_cfg as get_d2_cfg
 from mask2former.d2.config_file import merge_config_file
-from mask2former.d2.data import DatasetCatalog, MetadataCatalog
 from mask2former.d2.modeling import build_model
-from mask2former.data.datasets import register_coco_panoptic
-from mask2former.data.datasets.shapes import CATEGORIES, write_split
 from mask2former.data.mappers import DATASET_MAPPER_REGISTRY, build_mapper
 from mask2former.engine.optimizer import build_optimizer
 from mask2former.engine.predictor import Predictor
 from mask2former.engine.schedules import build_lr_scheduler
 from mask2former.engine.setup import default_argument_parser
 from tests.helpers.models import small_cfg
+from tests.helpers.shapes import registered_shapes, shapes_cfg
 from tests.helpers.training import restored_logging
 from tools import train_net
 
@@ -114,33 +112,16 @@ def test_every_key_is_read_by_something(reads: set[str], tmp_path: Path) -> None
         cfg = small_cfg(**changes)
         optimizer = build_optimizer(cfg, torch.nn.Linear(2, 2))
         build_lr_scheduler(cfg, optimizer)
-    list(write_split(tmp_path, "train", 2, size=(64, 64)))
-    register_coco_panoptic(
-        "config_train",
-        image_root=tmp_path / "train2017",
-        panoptic_root=tmp_path / "panoptic_train2017",
-        panoptic_json=tmp_path / "annotations" / "panoptic_train2017.json",
-        categories=CATEGORIES,
-    )
-    try:
+    with registered_shapes(tmp_path, "config", train=2):
         _run(tmp_path)
-    finally:
-        DatasetCatalog.remove("config_train")
-        MetadataCatalog.remove("config_train")
     assert set(leaves(get_cfg())) - reads == {"VERSION"}  # which the merging of files looks at
 
 
 def _run(folder: Path) -> None:
     """The tool's training and evaluation with all that can be switched on, every mapper, and a prediction."""
-    cfg = small_cfg(
-        DATASETS__TRAIN=("config_train",),
-        DATASETS__TEST=("config_train",),
-        MODEL__SEM_SEG_HEAD__NUM_CLASSES=len(CATEGORIES),
-        INPUT__DATASET_MAPPER_NAME="coco_panoptic_lsj",
-        INPUT__IMAGE_SIZE=64,
-        INPUT__MIN_SIZE_TEST=64,
-        DATALOADER__NUM_WORKERS=0,
-        SOLVER__IMS_PER_BATCH=2,
+    cfg = shapes_cfg(
+        "config_train",
+        "config_train",
         SOLVER__MAX_ITER=1,
         SOLVER__CLIP_GRADIENTS__ENABLED=True,
         TEST__AUG__ENABLED=True,

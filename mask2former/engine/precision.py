@@ -8,10 +8,9 @@ import torch
 from torch.amp import GradScaler
 
 from mask2former.d2.config import CfgNode
+from mask2former.modeling.mask_former import PRECISIONS
 
 logger = logging.getLogger(__name__)
-
-DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -29,14 +28,15 @@ class Precision:
             ValueError: `SOLVER.AMP.DTYPE` is neither "float16" nor "bfloat16".
         """
         name = cfg.SOLVER.AMP.DTYPE
-        if name not in DTYPES:
-            raise ValueError(f"SOLVER.AMP.DTYPE is {name!r}, expected one of {sorted(DTYPES)}")
+        dtype = PRECISIONS.get(name)
+        if dtype is None:
+            raise ValueError(f"SOLVER.AMP.DTYPE is {name!r}, expected one of {[n for n, d in PRECISIONS.items() if d]}")
         if not cfg.SOLVER.AMP.ENABLED:
             return cls(device.type, None)
         if device.type == "cpu" and name == "float16":
             logger.info("float16 autocast is off on the CPU; SOLVER.AMP.DTYPE bfloat16 switches autocast on")
             return cls(device.type, None)
-        return cls(device.type, DTYPES[name])
+        return cls(device.type, dtype)
 
     def autocast(self) -> AbstractContextManager:
         """The context that a forward pass runs in."""

@@ -28,6 +28,7 @@ from .matcher import Target
 from .per_pixel import PerPixelBaselineHead, PerPixelBaselinePlusHead
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""Types of autocast by their names in configurations; None: there is no autocast."""
 
 
 @META_ARCH_REGISTRY.register()

@@ -14,12 +14,12 @@ import torch.distributed as dist
 from mask2former import get_cfg
 from mask2former.checkpoint import CheckpointError
 from mask2former.d2.data import DatasetCatalog, MetadataCatalog
-from mask2former.data.datasets import register_coco_panoptic, register_images
-from mask2former.data.datasets.shapes import CATEGORIES, write_split
+from mask2former.data.datasets import register_images
+from mask2former.data.datasets.shapes import CATEGORIES
 from mask2former.engine.main import run_command_line
 from mask2former.engine.setup import default_argument_parser, load_cfg
 from mask2former.engine.trainer import Trainer
-from tests.helpers.models import small_cfg
+from tests.helpers.shapes import registered_shapes, shapes_cfg
 from tests.helpers.training import restored_logging
 from tools.train_net import main
 
@@ -30,35 +30,17 @@ ROOT = Path(__file__).parents[2]
 def folder(tmp_path_factory):
     """A synthetic set of 6 + 2 images, and a config file of a small model for it."""
     root = tmp_path_factory.mktemp("train_net")
-    shapes = root / "shapes"
-    for split, count in (("train", 6), ("val", 2)):
-        list(write_split(shapes, split, count, size=(64, 64)))
-        register_coco_panoptic(
-            f"tool_{split}",
-            image_root=shapes / f"{split}2017",
-            panoptic_root=shapes / f"panoptic_{split}2017",
-            panoptic_json=shapes / "annotations" / f"panoptic_{split}2017.json",
-            categories=CATEGORIES,
-        )
-    cfg = small_cfg(
-        DATASETS__TRAIN=("tool_train",),
-        DATASETS__TEST=("tool_val",),
-        MODEL__SEM_SEG_HEAD__NUM_CLASSES=len(CATEGORIES),
-        INPUT__DATASET_MAPPER_NAME="coco_panoptic_lsj",
-        INPUT__IMAGE_SIZE=64,
-        INPUT__MIN_SIZE_TEST=64,
-        DATALOADER__NUM_WORKERS=0,
-        SOLVER__IMS_PER_BATCH=2,
+    cfg = shapes_cfg(
+        "tool_train",
+        "tool_val",
         SOLVER__MAX_ITER=4,
         SOLVER__STEPS=(3,),
         SOLVER__CHECKPOINT_PERIOD=2,
         SEED=5,
     )
     (root / "config.yaml").write_text(cfg.dump())
-    yield root
-    for split in ("train", "val"):
-        DatasetCatalog.remove(f"tool_{split}")
-        MetadataCatalog.remove(f"tool_{split}")
+    with registered_shapes(root / "shapes", "tool", train=6, val=2):
+        yield root
 
 
 def run(folder, output, *arguments, flags=()):
