@@ -16,12 +16,11 @@ COMPILE_OPS = MASK2FORMER_OPS=auto $(BIN)/python -c 'from mask2former import ops
 OLDEST := $(VENV)-oldest
 OLDEST_PYTHON ?= 3.10
 OLDEST_STAMP := $(OLDEST)/.installed
-# What depends on versions most: modules, autocast, serialisation, NumPy's and Pillow's data, the compiled op. Not what
-# compares with transformers, whose oldest version builds other heads: it is a judge, and nothing that the package needs.
+# What depends on versions most: modules, autocast, serialisation, NumPy's and Pillow's data, the compiled op.
 OLDEST_TESTS ?= tests/modeling tests/ops/test_ms_deform_attn.py tests/ops/test_library.py tests/checkpoint tests/d2 \
   $(wildcard tests/data/test_*.py) tests/engine/test_trainer.py tests/engine/test_precision.py \
   tests/engine/test_optimizer.py tests/engine/test_writers.py tests/evaluation/test_panoptic.py \
-  tests/evaluation/test_semantic.py -k 'not no_pickle' --ignore tests/checkpoint/test_transformers.py
+  tests/evaluation/test_semantic.py -k 'not no_pickle'
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 

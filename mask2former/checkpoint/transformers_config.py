@@ -95,7 +95,7 @@ def config_from_cfg(cfg: CfgNode, labels: Sequence[str] | None = None) -> dict[s
         "decoder_layers": node.DEC_LAYERS,  # counted as here: the learned queries' prediction is one
         "pre_norm": node.PRE_NORM,
         "enforce_input_projection": node.ENFORCE_INPUT_PROJ,
-        "dropout": node.DROPOUT,
+        "dropout": 0.0,  # theirs would drop in the masked decoder, too, which has none here
         "use_auxiliary_loss": node.DEEP_SUPERVISION,
         "class_weight": node.CLASS_WEIGHT,
         "mask_weight": node.MASK_WEIGHT,

@@ -9,7 +9,10 @@ from mask2former.modeling import matcher, points
 
 def same_points(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let matching and losses draw points that depend on their number alone, and `torch.rand` the same in [0, 1]."""
-    monkeypatch.setattr(torch, "rand", _points_by_count)
+    original = torch.rand
+    monkeypatch.setattr(
+        torch, "rand", lambda *shape, **options: (_points_by_count if len(shape) > 1 else original)(*shape, **options)
+    )
     for module in (matcher, points):
         monkeypatch.setattr(module, "random_points", lambda *shape, device: 2 * _points_by_count(*shape, 2) - 1)
 

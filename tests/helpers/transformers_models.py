@@ -11,7 +11,7 @@ from tests.helpers.models import small_cfg
 
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
 HEAD = {
-    "feature_size": 64,
+    "feature_size": 32,
     "mask_feature_size": 48,
     "hidden_dim": 32,
     "encoder_feedforward_dim": 40,
