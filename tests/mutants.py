@@ -9,7 +9,12 @@ ENCODER = "modeling/pixel_decoder/deformable_encoder.py"
 AUGMENTATION, MAPPERS, LOADER, TARGETS = "data/augmentation.py", "data/mappers.py", "data/loader.py", "data/targets.py"
 EXAMPLE, ADE20K, COCO = "data/example.py", "data/prepare/ade20k.py", "data/datasets/coco.py"
 IMAGES, MASKS, POINTS = "data/images.py", "modeling/masks.py", "modeling/points.py"
-PAIRS = "modeling/pairs.py"
+PAIRS, LAYERS, RESNET = "modeling/pairs.py", "modeling/transformer.py", "modeling/backbone/resnet.py"
+CPU = "ops/cpu.py"
+INITIAL = ("modeling/test_initialisation.py",)
+SEMANTIC, PANOPTIC, INSTANCE = (f"evaluation/{name}.py" for name in ("semantic", "panoptic", "instance"))
+PRECISION, BOUNDARY, RLE = "evaluation/average_precision.py", "evaluation/boundary.py", "data/rle.py"
+SCORES = ("evaluation/test_instance.py", "evaluation/test_boundary.py")
 STEP = ("engine/test_precision.py", "engine/test_seed.py", "engine/test_trainer.py")
 
 MUTANTS = [
@@ -57,13 +62,19 @@ MUTANTS = [
         "return self.criterion(outputs, targets)",
     ),
     Mutant("images not normalised", MODEL, "(image - self.pixel_mean) / self.pixel_std", "image - self.pixel_mean"),
-    Mutant("test precision ignored", MODEL, "torch.autocast(self.device.type, dtype=self.test_dtype)", "nullcontext()"),
+    Mutant(
+        "test precision ignored",
+        MODEL,
+        "torch.autocast(self.device.type, dtype=self.test_dtype)",
+        "nullcontext()",
+        ("modeling/test_speed_settings.py",),
+    ),
     Mutant("things not kept apart", MODEL, "return set(ids.values())", "return set()"),
     Mutant(
         "sampling offsets in bf16",
         ENCODER,
-        "device_type=query.device.type, enabled=False",
-        "device_type=query.device.type, enabled=torch.is_autocast_enabled(query.device.type)",
+        "with torch.autocast(device_type=device, enabled=False):",
+        "if True:",
     ),
     Mutant(
         "offsets start elsewhere", ENCODER, "torch.arange(1, self.num_points + 1", "torch.arange(0, self.num_points"
@@ -74,18 +85,22 @@ MUTANTS = [
         "    directions /= directions.abs().amax(dim=1, keepdim=True)\n",
         "    pass\n",
     ),
-    Mutant("encoder FFN default initialisation", ENCODER, "nn.init.xavier_uniform_(self.linear1.weight)", "pass"),
-    Mutant("encoder values default initialisation", ENCODER, "nn.init.xavier_uniform_(projection.weight)", "pass"),
+    Mutant(
+        "encoder FFN default initialisation", LAYERS, "nn.init.xavier_uniform_(self.linear1.weight)", "pass", INITIAL
+    ),
+    Mutant(
+        "encoder values default initialisation", ENCODER, "nn.init.xavier_uniform_(projection.weight)", "pass", INITIAL
+    ),
     Mutant(
         "pixel corners for centres",
         ENCODER,
         "y = (torch.arange(height, device=device, dtype=torch.float32) + 0.5)",
         "y = (torch.arange(height, device=device, dtype=torch.float32) + 0.0)",
     ),
-    Mutant("encoder without positions", ENCODER, "self.self_attn(x + position,", "self.self_attn(x,"),
+    Mutant("encoder without positions", ENCODER, "self.self_attn(y + position,", "self.self_attn(y,"),
     Mutant("attention outside the mask", MASKED, "mask_logits.flatten(2) >= 0", "mask_logits.flatten(2) <= 0"),
     Mutant("empty masks see nothing", MASKED, "(inside | ~inside.any(dim=2, keepdim=True))", "inside"),
-    Mutant("every layer reads the first level", MASKED, "level = i % NUM_LEVELS", "level = 0"),
+    Mutant("every layer reads the first level", MASKED, "level = i % self.num_levels", "level = 0"),
     Mutant("levels without embedding", MASKED, " + self.level_embed.weight[level]", ""),
     Mutant(
         "values carry positions",
@@ -94,12 +109,17 @@ MUTANTS = [
         "feature.device), value + sine_tokens(height, width, channels, feature.device)",
     ),
     Mutant("one layer too many", MASKED, "node.DEC_LAYERS - 1", "node.DEC_LAYERS"),
+    Mutant("feed-forward without dropout", LAYERS, "self.linear2(self.dropout(hidden))", "self.linear2(hidden)"),
+    Mutant("folded norms without eps", RESNET, "(norm.running_var + norm.eps)", "norm.running_var"),
+    Mutant("hooks of folded norms", RESNET, "if not fixed or observed or", "if not fixed or"),
+    Mutant("own kernels in compiled graphs", CPU, "        and not torch.compiler.is_compiling()\n", ""),
+    Mutant("own kernels in traced graphs", CPU, "        and not torch.jit.is_tracing()\n", ""),
     # loss
     Mutant(
         "count of masks over ranks x1000",
         CRITERION,
-        "(total / comm.get_world_size())",
-        "(1000 * total / comm.get_world_size())",
+        "total.clamp(min=1) / (processes * parts)",
+        "1000 * total.clamp(min=1) / (processes * parts)",
     ),
     Mutant("no object as any class", CRITERION, "[*weights, no_object_weight]", "[*weights, 1.0]"),
     Mutant(
@@ -116,7 +136,8 @@ MUTANTS = [
     ),
     Mutant("dice smoothed by two", CRITERION, "(2 * overlap + 1)", "(2 * overlap + 2)"),
     Mutant("dice smoothed above alone", CRITERION, "targets.sum(dim=-1) + 1)", "targets.sum(dim=-1))"),
-    Mutant("masks of all ranks together", CRITERION, "(total / comm.get_world_size())", "total"),
+    Mutant("masks of all ranks together", CRITERION, "/ (processes * parts)", "/ parts"),
+    Mutant("masks of a part of the batch", CRITERION, "max(float(count), 1.0) / parts", "max(float(count), 1.0)"),
     Mutant("masks of one rank", CRITERION, "    torch.distributed.all_reduce(total)\n", ""),
     Mutant(
         "NaN of one prediction in all",
@@ -211,7 +232,7 @@ MUTANTS = [
         "instances.image_size, 0)",
         ("data/test_mappers.py",),
     ),
-    Mutant("boxes a pixel small", MASKS, "inside.shape[1] - inside[:, ::-1]", "inside.shape[1] - 1 - inside[:, ::-1]"),
+    Mutant("boxes a pixel small", MASKS, "last = size - occupied", "last = size - 1 - occupied"),
     Mutant("things under stuff of ADE20K", ADE20K, "labels + 1, 0), instances)", "labels + 1, 0), instances)[::-1]"),
     Mutant("limit of unreadable images", LOADER, "len(indices) > self.limit", "len(indices) > 2 * self.limit"),
     Mutant(
@@ -229,4 +250,84 @@ MUTANTS = [
         '"category_id": annotation["category_id"]',
     ),
     Mutant("things are stuff", COCO, "isthing = category in things", "isthing = False"),
+    # evaluation
+    Mutant(
+        "the last of equal classes", SEMANTIC, "np.greater(planes[index], best", "np.greater_equal(planes[index], best"
+    ),
+    Mutant("ignored pixels are counted", SEMANTIC, "valid = truth != ignore_label", "valid = truth < num_classes"),
+    Mutant("confusion transposed", SEMANTIC, "truth * num_classes + predicted", "predicted * num_classes + truth"),
+    Mutant("IoU of recall", SEMANTIC, "(in_truth + in_prediction - hits)[occurs]", "in_truth[occurs]"),
+    Mutant("classes without truth count", SEMANTIC, "occurs = in_truth > 0", "occurs = in_truth + in_prediction > 0"),
+    Mutant(
+        "frequencies of predictions",
+        SEMANTIC,
+        "(iou[occurs] * in_truth[occurs])",
+        "(iou[occurs] * in_prediction[occurs])",
+    ),
+    Mutant("half is a match", PANOPTIC, "        if iou > 0.5:\n", "        if iou >= 0.5:\n"),
+    Mutant("half on void is forgiven", PANOPTIC, "pred_areas[pred_id] <= 0.5", "pred_areas[pred_id] < 0.5"),
+    Mutant("void counts in unions", PANOPTIC, " - joint.get((VOID, pred_id), 0)\n", "\n"),
+    Mutant("crowds are matched", PANOPTIC, 'truth is None or truth.get("iscrowd", 0) or', "truth is None or"),
+    Mutant(
+        "crowds of any class forgive", PANOPTIC, "if category in crowd_of_class:", "for category in crowd_of_class:"
+    ),
+    Mutant("SQ by recognition", PANOPTIC, "np.divide(iou, tp,", "np.divide(iou, count,"),
+    Mutant("things among stuff", PANOPTIC, '"_st": classes[~is_thing]', '"_st": classes'),
+    Mutant("void at boundaries", PANOPTIC, ", ignored=gt_ids == VOID", ""),
+    Mutant("mask IoU for boundary PQ", PANOPTIC, "iou = min(iou, boundary_iou(", "iou = max(iou, boundary_iou("),
+    Mutant(
+        "small for medium",
+        INSTANCE,
+        '"APm": mean_precision(table[:, :, :, 2])',
+        '"APm": mean_precision(table[:, :, :, 1])',
+    ),
+    Mutant("AP75 at 80", INSTANCE, "table[at[75]", "table[at[80]"),
+    Mutant(
+        "images in the order of ranks", INSTANCE, "sorted(matched, key=lambda pair: pair[0])", "list(matched)", SCORES
+    ),
+    Mutant("other sizes of masks", INSTANCE, 'truth[0].rle["size"] != rles[0]["size"]', "False"),
+    Mutant("all detections count", PRECISION, "[:MAX_DETECTIONS]", "", SCORES),
+    Mutant("crowds can be missed", PRECISION, "if not obj.iscrowd:", "if True:", SCORES),
+    Mutant("objects found twice", PRECISION, "free[a, t, g] = False", "pass", SCORES),
+    Mutant(
+        "ignored before proper", PRECISION, "proper = candidates & ~ignored", "proper = candidates & ignored", SCORES
+    ),
+    Mutant(
+        "the earlier of equal objects",
+        PRECISION,
+        "best = last - np.where(eligible, iou, -1.0)[..., ::-1].argmax(axis=-1)",
+        "best = np.where(eligible, iou, -1.0).argmax(axis=-1)",
+        SCORES,
+    ),
+    Mutant(
+        "ranges by the box of crowds",
+        PRECISION,
+        "np.where(outside, IGNORED, MISS)",
+        "np.where(outside, MISS, MISS)",
+        SCORES,
+    ),
+    Mutant(
+        "precision without envelope", PRECISION, "np.maximum.accumulate(precision[::-1])[::-1]", "precision", SCORES
+    ),
+    Mutant(
+        "thresholds open",
+        PRECISION,
+        "candidates = (free | crowd) & (iou >= thresholds)",
+        "candidates = (free | crowd) & (iou > thresholds)",
+        SCORES,
+    ),
+    Mutant("mask IoU for boundary AP", PRECISION, "ious = np.minimum(ious,", "ious = np.maximum(ious,", SCORES),
+    Mutant("boundary a pixel wide", BOUNDARY, "side = 2 * width + 1", "side = 2 * width - 1"),
+    Mutant("edge of the image inside", BOUNDARY, "cv2.BORDER_CONSTANT, value=0", "cv2.BORDER_CONSTANT, value=1"),
+    Mutant("boundary of the longer side", BOUNDARY, "math.hypot(height, width)", "max(height, width)"),
+    Mutant("ignored in one boundary", BOUNDARY, "first & ~ignored, second & ~ignored", "first & ~ignored, second"),
+    Mutant("run lengths by rows", RLE, "columns.T[:, :, None]", "columns[:, :, None]"),
+    Mutant("run lengths of values", RLE, "mask.astype(bool, copy=False).view(np.uint8)", "mask.astype(np.uint8)"),
+    Mutant(
+        "run lengths of another side",
+        RLE,
+        'int(side) for side in rle["size"]',
+        'int(side) for side in rle["size"][::-1]',
+        ("evaluation/test_instance.py", "data/test_rle.py"),
+    ),
 ]

@@ -14,6 +14,7 @@ from mask2former.d2.data import MetadataCatalog
 from mask2former.d2.modeling import build_model
 from mask2former.d2.structures import BitMasks, Instances, PolygonMasks
 from mask2former.modeling.build import build_criterion
+from mask2former.modeling.mask_rows import OutputMasks
 from mask2former.modeling.masks import PackedMasks
 from mask2former.modeling.matcher import Target
 from tests.helpers import golden
@@ -193,6 +194,17 @@ def test_tasks_are_given_only_when_asked_for() -> None:
         assert list(only_semantic([image])[0]) == ["sem_seg"]
         assert only_semantic([image])[0]["sem_seg"].shape == (5, 80, 112)
         assert set(small_model().eval()([image])[0]) == {"sem_seg", "panoptic_seg", "instances"}
+
+
+def test_things_are_those_of_the_training_set() -> None:
+    stripes = torch.full((5, 16, 15), -9.0)
+    for i in range(5):
+        stripes[i, :, 3 * i : 3 * i + 3] = 9.0
+    masks = OutputMasks(stripes, padded_size=(64, 60), image_size=(64, 60), output_size=(64, 60))
+    _, segments = small_model().segment(9 * torch.eye(5, 6), masks)["panoptic_seg"]
+    assert [(segment["category_id"], segment["isthing"]) for segment in segments] == [
+        *((0, True), (1, True), (2, True), (3, False), (4, False))
+    ]
 
 
 def test_outputs_can_be_compact_and_made_in_parts() -> None:

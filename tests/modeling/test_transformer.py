@@ -87,3 +87,18 @@ def test_a_map_is_flattened_row_by_row_with_its_positions() -> None:
     assert torch.equal(values[:, 5], feature[:, :, 1, 1])
     assert position.shape == (1, 12, 8)
     assert torch.equal(position, sine_tokens(3, 4, 8))
+
+
+@pytest.mark.parametrize("stack", [TransformerEncoder, TransformerDecoder])
+def test_the_feed_forward_network_drops_hidden_units(stack: type[nn.Module]) -> None:
+    layer = stack(**SETTINGS, dropout=0.5, pre_norm=False).layers[0]
+    nn.init.constant_(layer.linear1.bias, 100.0)  # so that ReLU makes no zero
+    hidden: list[Tensor] = []
+    layer.linear2.register_forward_pre_hook(lambda _module, inputs: hidden.append(inputs[0]))
+    x = torch.randn(50, 6, 16)
+    torch.manual_seed(0)
+    layer.feed_forward(x)
+    layer.eval().feed_forward(x)
+    dropped, kept = (float((units == 0).float().mean()) for units in hidden)
+    assert 0.45 < dropped < 0.55
+    assert kept == 0

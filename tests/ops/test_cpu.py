@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -77,6 +77,23 @@ def test_graphs_hold_plain_operators(monkeypatch: pytest.MonkeyPatch) -> None:
     assert calls == []
     layer(x)
     assert calls == [1]
+
+
+@pytest.mark.usefixtures("convolution")
+def test_compiled_graphs_hold_plain_operators() -> None:
+    graphs: list[str] = []
+
+    def keep(module: torch.fx.GraphModule, _inputs: list[Tensor]) -> Callable[..., object]:
+        graphs.append(str(module.graph))
+        return module.forward
+
+    layer, x = Linear(6, 7), torch.randn(5, 6)
+    compiled = torch.compile(lambda y: softmax_of_few(layer(y)), backend=keep, fullgraph=True)
+    torch.testing.assert_close(compiled(x), softmax_of_few(layer(x)))
+    (graph,) = graphs
+    assert "linear" in graph
+    assert "conv2d" not in graph
+    assert "contiguous" not in graph
 
 
 def test_small_inputs_are_left_to_linear(monkeypatch: pytest.MonkeyPatch) -> None:

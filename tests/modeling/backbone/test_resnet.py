@@ -116,6 +116,9 @@ def test_norms_folded_in_inference_change_nothing(norm):
     torch.manual_seed(0)
     model = ResNet(depth=18, norm=norm).eval()
     golden.fill_by_name(model)
+    for module in model.modules():
+        if hasattr(module, "running_var"):
+            module.eps = 0.3  # large enough to matter
     image = torch.randn(2, 3, 64, 96)
     expected = model(image)
     with torch.no_grad():
@@ -126,6 +129,17 @@ def test_norms_folded_in_inference_change_nothing(norm):
     for name, feature in actual.items():
         torch.testing.assert_close(feature, expected[name], rtol=1e-4, atol=1e-4)
         assert torch.equal(feature, changed[name]) == (norm == "GN"), "nothing may be kept of older weights"
+
+
+@pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
+def test_norms_with_hooks_are_called(register):
+    """By quantisation, feature extraction and the like, in inference too."""
+    model = ResNet(depth=18, norm="BN", out_features=RES2).eval()
+    calls = []
+    getattr(model.stem.conv1.norm, register)(lambda *_: calls.append(1))
+    with torch.no_grad():
+        model(torch.zeros(1, 3, 32, 32))
+    assert calls == [1]
 
 
 def test_bfloat16_autocast_stays_close():

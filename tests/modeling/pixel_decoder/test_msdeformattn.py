@@ -10,6 +10,7 @@ from mask2former.d2.layers import ShapeSpec
 from mask2former.modeling.build import build_pixel_decoder
 from mask2former.modeling.pixel_decoder import MSDeformAttnPixelDecoder, deformable_encoder
 from mask2former.modeling.pixel_decoder.deformable_encoder import MSDeformAttn, pixel_centres
+from mask2former.modeling.position_encoding import sine_tokens
 from tests.helpers.models import small_cfg
 
 SHAPES = {f"res{i}": ShapeSpec(channels=8 * i, stride=2**i) for i in range(2, 6)}
@@ -117,15 +118,27 @@ def test_sampling_locations_are_float32_under_autocast(monkeypatch: pytest.Monke
 
 
 def test_offsets_start_on_a_star_around_the_query() -> None:
-    attention = MSDeformAttn(embed_dim=32, num_heads=4, num_levels=3, num_points=2)
-    offsets = attention.sampling_offsets.bias.view(4, 3, 2, 2)
-    star = torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]])
+    attention = MSDeformAttn(embed_dim=32, num_heads=8, num_levels=3, num_points=2)
+    offsets = attention.sampling_offsets.bias.view(8, 3, 2, 2)
+    star = torch.tensor([[1.0, 0], [1, 1], [0, 1], [-1, 1], [-1, 0], [-1, -1], [0, -1], [1, -1]])
     for level in range(3):
         for point in range(2):
-            torch.testing.assert_close(offsets[:, level, point], star * (point + 1), atol=1e-6, rtol=0)
+            torch.testing.assert_close(offsets[:, level, point], star * (point + 1), atol=1e-5, rtol=0)
     assert not attention.sampling_offsets.weight.any()
     assert not attention.attention_weights.weight.any()
     assert attention.value_proj.weight.any()
+
+
+def test_positions_are_added_to_queries_alone() -> None:
+    encoder = decoder().transformer
+    layer, seen = encoder.encoder.layers[0], []
+    layer.self_attn.register_forward_pre_hook(lambda _module, inputs: seen.append((inputs[0], inputs[2])))
+    layer.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[:2]))
+    encoder([torch.randn(2, 32, 2, 3), torch.randn(2, 32, 4, 6), torch.randn(2, 32, 8, 12)])
+    (x, position), (query, value) = seen
+    assert torch.equal(query, x + position)
+    assert torch.equal(value, x)
+    torch.testing.assert_close(position[:, 6:30], sine_tokens(4, 6, 32) + encoder.level_embed[1])
 
 
 def test_pixel_centres_are_x_and_y_row_by_row() -> None:

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from mask2former.modeling import build_transformer_decoder
+from mask2former.modeling.position_encoding import sine_tokens
 from mask2former.modeling.transformer_decoder import MultiScaleMaskedTransformerDecoder
 from mask2former.modeling.transformer_decoder.multi_scale_masked import attention_mask, resize
 from tests.helpers.models import small_cfg
@@ -56,6 +57,21 @@ def test_layers_read_the_levels_in_turn() -> None:
         layer.register_forward_hook(lambda _module, inputs, _output: sizes.append(inputs[2].shape[1]))
     model(*maps())
     assert sizes == [6, 24, 96, 6]
+
+
+def test_keys_carry_positions_and_values_their_level_alone() -> None:
+    model, (levels, mask_features), seen = decoder(), maps(), []
+    model.transformer_cross_attention_layers[1].register_forward_pre_hook(lambda _module, inputs: seen.extend(inputs))
+    model(levels, mask_features)
+    _, position, key, value, _ = seen
+    assert torch.equal(position, model.query_embed.weight)
+    assert torch.equal(value, levels[1].flatten(2).transpose(1, 2) + model.level_embed.weight[1])
+    assert torch.equal(key, value + sine_tokens(4, 6, 16, "cpu"))
+
+
+def test_the_prediction_of_the_learned_queries_counts_as_a_layer() -> None:
+    model = build_transformer_decoder(small_cfg(MODEL__MASK_FORMER__DEC_LAYERS=4), 32)
+    assert len(model.transformer_ffn_layers) == 3
 
 
 def test_masked_positions_are_not_looked_at() -> None:
