@@ -40,10 +40,10 @@ class Report:
         self.size += other.size
         self.labels |= other.labels
 
-    def count(self, classes: Sequence[int], areas: Sequence[int], file: str) -> None:
-        """Takes up the objects of one image: the class of each, and its pixels."""
+    def count(self, classes: Sequence[int], areas: Sequence[int], file: str, size: tuple[int, ...]) -> None:
+        """Takes up the objects of one image of (height, width) `size`: the class of each, and its pixels."""
         self.counts.count(classes, file)
-        self.counts.measure(classes, areas)
+        self.counts.measure(classes, areas, size)
 
 
 def check_list(records: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -125,7 +125,7 @@ def _check_panoptic(metadata: Mapping[str, Any], record: Mapping[str, Any], size
             check_size(path, ids.shape, size, record["file_name"])
         targets = panoptic_targets(ids, segments, path)
         areas = segment_areas(targets)
-        report.count(targets.classes.tolist(), areas, record["file_name"])
+        report.count(targets.classes.tolist(), areas, record["file_name"], ids.shape)
         kept = [segment for segment in segments if not segment.get("iscrowd", 0)]
         lost = [segment["id"] for segment, area in zip(kept, areas, strict=True) if not area]
         # ADE20K's annotations hold stuff that things cover wholly.
@@ -147,7 +147,7 @@ def _check_semantic(metadata: Mapping[str, Any], record: Mapping[str, Any], size
         if problem:
             raise DataError(f"{path}: {problem}")
         targets = semantic_targets(labels, path, ignore_label=ignore_label, num_classes=num_classes)
-        report.count(*present(targets), record["file_name"])
+        report.count(*present(targets), record["file_name"], labels.shape)
     return report
 
 
@@ -168,7 +168,7 @@ def _check_annotations(metadata: Mapping[str, Any], record: Mapping[str, Any], s
             classes.append(annotation["category_id"])
             areas.append(0 if size is None else mask_area(segmentation, size))
     if not report.problems:
-        report.count(classes, areas, path)
+        report.count(classes, areas, path, size or (1,))
     return report
 
 

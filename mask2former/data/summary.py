@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ SAMPLE = 2000
 """Images whose masks or label maps `summarise` reads unless told otherwise."""
 
 Size = tuple[int, int]
+Quantiles = tuple[float, float, float]
 Record = Mapping[str, Any]
 
 
@@ -36,12 +38,14 @@ class Counts:
         images: number of images that hold a class, by class.
         objects: number of its segments or annotations.
         areas: pixels of each of those that were measured.
+        sides: square root of these by the longest side of the image, and 1 by the number of objects in it.
         most: the largest number of objects in an image, and its file.
     """
 
     images: Counter[int] = field(default_factory=Counter)
     objects: Counter[int] = field(default_factory=Counter)
     areas: dict[int, list[int]] = field(default_factory=dict)
+    sides: dict[int, list[tuple[float, float]]] = field(default_factory=dict)
     most: tuple[int, str] = (0, "")
 
     def add(self, other: Counts) -> None:
@@ -50,6 +54,7 @@ class Counts:
         self.objects.update(other.objects)
         for category, areas in other.areas.items():
             self.areas.setdefault(category, []).extend(areas)
+            self.sides.setdefault(category, []).extend(other.sides[category])
         self.most = max(self.most, other.most)
 
     def count(self, classes: Sequence[int], file: str) -> None:
@@ -58,10 +63,11 @@ class Counts:
         self.images.update(set(classes))
         self.objects.update(classes)
 
-    def measure(self, classes: Sequence[int], areas: Sequence[int]) -> None:
-        """Takes up the pixels of each object of an image."""
+    def measure(self, classes: Sequence[int], areas: Sequence[int], size: tuple[int, ...]) -> None:
+        """Takes up the pixels of each object of an image of (height, width) `size`."""
         for category, area in zip(classes, areas, strict=True):
             self.areas.setdefault(category, []).append(area)
+            self.sides.setdefault(category, []).append((math.sqrt(area) / max(size), 1 / len(areas)))
 
     def pixels(self, category: int) -> int:
         """All pixels of a class."""
@@ -84,6 +90,8 @@ class DataSummary:
         smallest, median, largest: sizes of the images of the least, the median and the largest number of pixels.
         sides: the shortest and the longest side of any image.
         areas: pixels that 10 %, 50 % and 90 % of the objects do not exceed, of things if there are any; zeros without.
+        relative: the same of their sides: the square root of the pixels, by the longest side of the image; every image
+            with objects counts as much as any other.
     """
 
     kind: str
@@ -98,7 +106,8 @@ class DataSummary:
     median: Size
     largest: Size
     sides: tuple[int, int]
-    areas: tuple[float, float, float]
+    areas: Quantiles
+    relative: Quantiles
 
     @property
     def objects(self) -> int:
@@ -161,7 +170,7 @@ def summarise(
             total += size[0] * size[1]
             found, areas = read_objects(record, kind, size, metadata)
             classes = classes if kind in ENTRIES else found
-            counts.measure(found, areas)
+            counts.measure(found, areas, size)
         counts.count(classes, record["file_name"])
         empty += not classes and (kind in ENTRIES or number in chosen)
     sizes.sort(key=lambda size: (size[0] * size[1], size))
@@ -181,7 +190,8 @@ def summarise(
         median=sizes[len(sizes) // 2],
         largest=sizes[-1],
         sides=(min(map(min, sizes)), max(map(max, sizes))),
-        areas=_deciles(counts, things),
+        areas=_quantiles({number: [(area, 1) for area in areas] for number, areas in counts.areas.items()}, things),
+        relative=_quantiles(counts.sides, things),
     )
 
 
@@ -253,9 +263,10 @@ def spread(items: Sequence[Any], count: int | None) -> list[Any]:
     return [items[index] for index in np.linspace(0, len(items) - 1, count).round().astype(int)]
 
 
-def _deciles(counts: Counts, things: Collection[int]) -> tuple[float, float, float]:
-    """What 10, 50 and 90 % of the objects that have a pixel do not exceed: of things, or of all where there is none."""
-    of_things = [area for category in things for area in counts.areas.get(category, ()) if area]
-    areas = of_things or [area for areas in counts.areas.values() for area in areas if area] or [0]
-    low, middle, high = np.quantile(areas, (0.1, 0.5, 0.9)).tolist()
+def _quantiles(values: Mapping[int, Sequence[tuple[float, float]]], things: Collection[int]) -> Quantiles:
+    """What 10, 50 and 90 % of weighted values above 0 do not exceed: of things, or of all where these have none."""
+    of_things = [pair for category in things for pair in values.get(category, ()) if pair[0]]
+    found = sorted(of_things or [pair for pairs in values.values() for pair in pairs if pair[0]] or [(0.0, 1.0)])
+    ends = np.cumsum([weight for _, weight in found])
+    low, middle, high = (found[int(np.searchsorted(ends, share * ends[-1]))][0] for share in (0.1, 0.5, 0.9))
     return low, middle, high

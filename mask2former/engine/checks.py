@@ -6,6 +6,7 @@ would take minutes, and the mapper checks every one that it reads later.
 """
 
 import logging
+import math
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -117,6 +118,12 @@ def check_head(cfg: CfgNode, *, eval_only: bool = False) -> None:
                 "MODEL.META_ARCHITECTURE 'SemanticSegmentor' learns from label maps, which INPUT.DATASET_MAPPER_NAME "
                 f"{cfg.INPUT.DATASET_MAPPER_NAME!r} does not give. Use 'mask_former_semantic'."
             )
+    weights = node.WEIGHT_OF_EACH_CLASS
+    if weights and (len(weights) != head.NUM_CLASSES or not all(math.isfinite(w) and w >= 0 for w in weights)):
+        raise SetupError(
+            f"MODEL.MASK_FORMER.WEIGHT_OF_EACH_CLASS is {str(list(weights))[:100]}, {len(weights)} weights for "
+            f"{head.NUM_CLASSES} classes. Give each class a weight that is not negative, or none."
+        )
     if head.NAME == "PerPixelBaselinePlusHead" and node.NUM_OBJECT_QUERIES != head.NUM_CLASSES:
         raise SetupError(
             f"PerPixelBaselinePlusHead has a query per class, but MODEL.MASK_FORMER.NUM_OBJECT_QUERIES is "

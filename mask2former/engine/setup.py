@@ -3,11 +3,13 @@
 import argparse
 import logging
 import platform
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from fvcore.common.config import BASE_KEY
 
 from mask2former import d2
 from mask2former.checkpoint.configs import find_config_file
@@ -156,5 +158,16 @@ def describe_environment() -> str:
 
 
 def write_config(cfg: CfgNode, path: Path) -> None:
-    """Write a config as YAML that `--config-file` reads."""
-    write_text(path, cfg.dump())
+    """Write a complete config as YAML that `--config-file` reads.
+
+    A file there that is based on another one was written by hand or for own data, and says why: it stays, and the
+    complete config is written beside it, as `config_full.yaml`.
+    """
+    write_text(path.with_name(f"{path.stem}_full{path.suffix}") if _has_base(path) else path, cfg.dump())
+
+
+def _has_base(path: Path) -> bool:
+    return (
+        path.is_file()
+        and re.search(rf"^{BASE_KEY}:", path.read_text(encoding="utf-8", errors="replace"), re.M) is not None
+    )

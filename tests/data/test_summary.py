@@ -47,7 +47,9 @@ def test_instances() -> None:
     assert (summary.read, summary.pixels) == (4, 200 + 200 + 450 + 200)
     assert (summary.smallest, summary.median, summary.largest) == ((5, 40), (10, 20), (30, 15))
     assert summary.sides == (5, 40)
-    np.testing.assert_allclose(summary.areas, np.quantile([1, 1, 4, 9, 20], [0.1, 0.5, 0.9]))
+    assert summary.areas == (1, 4, 20)  # of 1, 1, 4, 9, 20
+    # of 1, 2, 3 in the one image and 1, 20**0.5 in the other, which count 1/3 and 1/2 each
+    np.testing.assert_allclose(summary.relative, np.array([1, 2, 20**0.5]) / 20)
 
 
 def test_masks_of_a_sample_are_read_and_objects_of_all_counted() -> None:
@@ -56,7 +58,7 @@ def test_masks_of_a_sample_are_read_and_objects_of_all_counted() -> None:
     assert summary.pixels == 200 + 200  # of a.png and d.png, the ends of the list
     assert summary.objects == 5
     assert summary.empty == 2
-    assert summary.areas[2] < 9
+    assert summary.areas == (1, 4, 9)  # of a.png
 
 
 def test_label_maps(tmp_path: Path) -> None:
@@ -122,10 +124,11 @@ def test_counts_of_several_images_add_up() -> None:
     one, other = Counts(), Counts()
     for counts, classes, areas, file in ((one, [0, 0], [3, 4], "a"), (other, [0, 1, 1], [5, 6, 7], "b")):
         counts.count(classes, file)
-        counts.measure(classes, areas)
+        counts.measure(classes, areas, (5, 10))
     one.add(other)
     assert (one.images, one.objects, one.most) == ({0: 2, 1: 1}, {0: 3, 1: 2}, (3, "b"))
     assert (one.pixels(0), one.pixels(1)) == (12, 13)
+    assert one.sides[0] == [(3**0.5 / 10, 1 / 2), (4**0.5 / 10, 1 / 2), (5**0.5 / 10, 1 / 3)]
     rows = [line.split() for line in class_table(one, ["cat"], 100).splitlines()]
     assert rows[2:] == [["0", "cat", "2", "3", "12.00"], ["1", "?", "1", "2", "13.00"]]
 

@@ -432,3 +432,15 @@ def test_heads_that_fit_pass(cfg):
     cfg.INPUT.DATASET_MAPPER_NAME = "mask_former_semantic"
     check_head(cfg)
     check_head(get_cfg())
+
+
+@pytest.mark.parametrize("weights", [[1.0], [1.0, 2.0, 3.0], [1.0, -1.0], [1.0, float("nan")]])
+def test_weights_of_classes_that_are_not_one_for_each(cfg, weights):
+    cfg.MODEL.MASK_FORMER.WEIGHT_OF_EACH_CLASS = weights
+    with pytest.raises(SetupError, match=rf"WEIGHT_OF_EACH_CLASS .*{len(weights)} weights for 2 classes"):
+        check_setup(cfg)
+
+
+def test_weights_of_classes(cfg):
+    cfg.MODEL.MASK_FORMER.WEIGHT_OF_EACH_CLASS = [0.0, 2.0]
+    check_head(cfg)

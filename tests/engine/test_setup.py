@@ -14,6 +14,7 @@ from mask2former.engine.setup import (
     setup,
     setup_logging,
     use_available_device,
+    write_config,
 )
 from tests.helpers.training import restored_logging
 
@@ -112,3 +113,17 @@ def test_environment_names_versions():
     text = describe_environment()
     for word in ("python 3", "torch 2", "detectron2 ", "gpu "):
         assert word in text
+
+
+def test_a_config_that_is_based_on_another_stays_and_the_complete_one_goes_beside(tmp_path):
+    base = tmp_path / "base.yaml"
+    base.write_text("SOLVER:\n  MAX_ITER: 7\n")
+    short = tmp_path / "config.yaml"
+    short.write_text("# mine\n_BASE_: base.yaml\n")
+    cfg = load_cfg(get_cfg(), str(short))
+    write_config(cfg, short)
+    assert short.read_text() == "# mine\n_BASE_: base.yaml\n"
+    assert load_cfg(get_cfg(), str(tmp_path / "config_full.yaml")) == cfg
+    short.write_text("SEED: 3\n")
+    write_config(cfg, short)
+    assert load_cfg(get_cfg(), str(short)) == cfg
