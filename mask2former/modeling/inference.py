@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any, Protocol, TypedDict
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from mask2former.d2.structures import Boxes, Instances
+from mask2former.ops.cpu import empty
 
 from .mask_rows import OutputMasks, Size
 from .masks import PackedMasks, boxes_around, pack_planes
@@ -108,7 +108,7 @@ class SemanticTask:
         self.num_classes = len(self._classes)
         self.num_maps = 2 * self.num_classes if labels_only else 0
         shape, dtype = (size, torch.int16) if labels_only else ((self.num_classes, *size), class_logits.dtype)
-        self._result = _empty(shape, dtype, class_logits.device)
+        self._result = empty(shape, dtype, class_logits.device)
 
     def scores(self, probabilities: Tensor, out: Tensor | None = None) -> Tensor:
         """Scores (C, R, W), into `out` (C, R * W) if given, from mask probabilities (Q, R, W)."""
@@ -267,7 +267,7 @@ class InstanceTask:
         count, (height, width) = len(self.queries), size
         # Masks or, if packed, planes of eight.
         shape, dtype = ((-(-count // 8), *size), torch.uint8) if packed else ((count, *size), torch.bool)
-        self._masks = _empty(shape, dtype, device)
+        self._masks = empty(shape, dtype, device)
         self._areas = torch.zeros(count, height, dtype=torch.int64, device=device)
         self._sums = scores.new_zeros(count, height)
         self._columns = torch.zeros(count, width, dtype=torch.bool, device=device)
@@ -291,7 +291,7 @@ class InstanceTask:
         if self._packed:
             masks = PackedMasks(self._masks, query)
         else:
-            masks = _empty((len(query), *self._size), torch.bool, query.device)
+            masks = empty((len(query), *self._size), torch.bool, query.device)
             torch.index_select(self._masks, 0, query, out=masks)
         return Instances(
             self._size,
@@ -305,12 +305,3 @@ class InstanceTask:
 def mask_boxes(masks: Tensor) -> Tensor:
     """Return the boxes (x0, y0, x1, y1) in pixels, far edges exclusive, of bool masks (N, H, W); zero if empty."""
     return boxes_around(masks.any(dim=1), masks.any(dim=2))
-
-
-def _empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Memory for a result. On a CPU it is numpy's, which asks the system for large pages: filling them the first time
-    is several times as fast.
-    """
-    if device.type != "cpu" or dtype == torch.bfloat16:  # which numpy lacks
-        return torch.empty(tuple(shape), dtype=dtype, device=device)
-    return torch.from_numpy(np.empty(tuple(shape), dtype=torch.empty(0, dtype=dtype).numpy().dtype))

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,7 +22,6 @@ LINEAR_KERNELS = ("auto", "linear", "convolution")
 
 # Elements of the input: up to so many PyTorch computes a convolution itself, and slowly.
 _LARGEST_SLOW_CONVOLUTION = 20480
-_MEASURED_ROWS = 256
 # A convolution must be clearly faster: runs on one machine should choose alike.
 _MARGIN = 1.25
 
@@ -40,7 +40,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         and x.dtype == torch.float32
         and x.numel() > _LARGEST_SLOW_CONVOLUTION
         and not torch.is_autocast_enabled("cpu")
-        and _convolution_is_faster(x.shape[-1], weight.shape[0])
+        and _convolution_is_faster()
     ):
         return _convolution(x, weight, bias)
     return F.linear(x, weight, bias)
@@ -52,6 +52,15 @@ def softmax_of_few(x: Tensor) -> Tensor:
         return x.softmax(dim=-1)
     # PyTorch's kernel takes as many rows at a time as a vector holds, if these lie next to each other.
     return x.flatten(0, -2).t().contiguous().softmax(dim=0).t().contiguous().view(x.shape)
+
+
+def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Memory for a large result. On a CPU it is numpy's, which asks the system for large pages: filling them the first
+    time is several times as fast.
+    """
+    if device.type != "cpu" or dtype == torch.bfloat16:  # which numpy lacks
+        return torch.empty(tuple(shape), dtype=dtype, device=device)
+    return torch.from_numpy(np.empty(tuple(shape), dtype=torch.empty(0, dtype=dtype).numpy().dtype))
 
 
 def _is_eager(x: Tensor) -> bool:
@@ -71,8 +80,8 @@ def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 @cache
-def _convolution_is_faster(in_features: int, out_features: int) -> bool:
-    """Measure both kernels once for these widths, in some milliseconds, unless `LINEAR_VARIABLE` says which to take."""
+def _convolution_is_faster() -> bool:
+    """Measure both kernels once, in some milliseconds, unless `LINEAR_VARIABLE` says which to take."""
     kernel = os.environ.get(LINEAR_VARIABLE, "auto")
     if kernel not in LINEAR_KERNELS:
         raise ValueError(f"{LINEAR_VARIABLE} is {kernel!r}; it must be one of {list(LINEAR_KERNELS)}")
@@ -82,18 +91,20 @@ def _convolution_is_faster(in_features: int, out_features: int) -> bool:
         return False
     # In a thread of its own, which knows nothing of the modes (profilers, counters, gradients) that the caller is in.
     with ThreadPoolExecutor(max_workers=1) as thread:
-        seconds = thread.submit(_measure, in_features, out_features).result()
+        seconds = thread.submit(_measure).result()
     return _MARGIN * seconds[1] < seconds[0]
 
 
-def _measure(in_features: int, out_features: int) -> list[float]:
-    """Return the seconds that `F.linear` and the convolution take, the best of some runs in turn."""
-    rows = max(_MEASURED_ROWS, _LARGEST_SLOW_CONVOLUTION // in_features + 1)
-    x, weight = torch.ones(rows, in_features), torch.ones(out_features, in_features)
+def _measure() -> list[float]:
+    """Return the seconds that `F.linear` and the convolution take, the best of some runs in turn.
+
+    At one size: they differ by their instructions, and these are the same for all widths.
+    """
+    x, weight = torch.ones(1024, 256), torch.ones(512, 256)
     kernels: list[Callable[..., Tensor]] = [F.linear, _convolution]
     best = [float("inf")] * len(kernels)
     with torch.no_grad():
-        for _ in range(4):  # the first warms up
+        for _ in range(6):  # the first warms up
             for i, kernel in enumerate(kernels):
                 start = time.perf_counter()
                 kernel(x, weight, None)
