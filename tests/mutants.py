@@ -137,7 +137,13 @@ MUTANTS = [
     Mutant("dice smoothed by two", CRITERION, "(2 * overlap + 1)", "(2 * overlap + 2)"),
     Mutant("dice smoothed above alone", CRITERION, "targets.sum(dim=-1) + 1)", "targets.sum(dim=-1))"),
     Mutant("masks of all ranks together", CRITERION, "/ (processes * parts)", "/ parts"),
-    Mutant("masks of a part of the batch", CRITERION, "max(float(count), 1.0) / parts", "max(float(count), 1.0)"),
+    Mutant(
+        "masks of a part of the batch",
+        CRITERION,
+        "max(float(count), 1.0) / parts",
+        "max(float(count), 1.0)",
+        ("engine/test_accumulation.py",),
+    ),
     Mutant("masks of one rank", CRITERION, "    torch.distributed.all_reduce(total)\n", ""),
     Mutant(
         "NaN of one prediction in all",
@@ -273,8 +279,14 @@ MUTANTS = [
     ),
     Mutant("SQ by recognition", PANOPTIC, "np.divide(iou, tp,", "np.divide(iou, count,"),
     Mutant("things among stuff", PANOPTIC, '"_st": classes[~is_thing]', '"_st": classes'),
-    Mutant("void at boundaries", PANOPTIC, ", ignored=gt_ids == VOID", ""),
-    Mutant("mask IoU for boundary PQ", PANOPTIC, "iou = min(iou, boundary_iou(", "iou = max(iou, boundary_iou("),
+    Mutant("void at boundaries", PANOPTIC, ", ignored=gt_ids == VOID", "", ("evaluation/test_boundary.py",)),
+    Mutant(
+        "mask IoU for boundary PQ",
+        PANOPTIC,
+        "iou = min(iou, boundary_iou(",
+        "iou = max(iou, boundary_iou(",
+        ("evaluation/test_boundary.py",),
+    ),
     Mutant(
         "small for medium",
         INSTANCE,

@@ -99,6 +99,22 @@ def test_panoptic_statistics_use_the_lower_iou() -> None:
     assert boundary.tolist() == [pytest.approx(boundary_iou(truth == 5, predicted == 1)), 1, 0, 0]
 
 
+def test_void_does_not_count_against_the_boundary_of_a_prediction() -> None:
+    truth, predicted = np.zeros(SIZE, dtype=np.int32), np.zeros(SIZE, dtype=np.int32)
+    truth[10:110, 10:60] = 5
+    predicted[10:110, 10:70] = 1  # ten columns on void
+    statistics = panoptic_statistics(
+        pred_ids=predicted,
+        gt_ids=truth,
+        pred_segments=[{"id": 1, "category_id": 0}],
+        gt_segments=[{"id": 5, "category_id": 0}],
+        num_classes=1,
+        boundary=True,
+    )
+    ring = 100 * 50 - 92 * 42
+    assert statistics[:, 0].tolist() == [pytest.approx(1 - 92 * 4 / ring), 1, 0, 0]
+
+
 def test_evaluators_report_both(make_dataset: Callable[..., str]) -> None:
     truth, predicted = shifted_panoptic(3)
     name = make_dataset({1: (truth, [{"id": 5, "category_id": 3, "iscrowd": 0, "area": int((truth == 5).sum())}])})
