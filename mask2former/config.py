@@ -30,6 +30,22 @@ def add_maskformer2_config(cfg: CfgNode) -> None:
         # and into checkpoints, what DATASETS.TRAIN says; predictions are drawn from it.
         CATEGORIES=[],
     )
+    if "LOGGERS" not in cfg:
+        cfg.LOGGERS = CfgNode()
+    _set_default(
+        cfg.LOGGERS,
+        NAMES=["json", "tensorboard"],  # where metrics go: json, csv, tensorboard, wandb, mlflow
+        PROJECT="mask2former",  # of wandb; the experiment of mlflow
+        RUN="",  # name of the run there; "" lets them invent one
+    )
+    if "MODEL_EMA" not in cfg:
+        cfg.MODEL_EMA = CfgNode()
+    _set_default(
+        cfg.MODEL_EMA,
+        ENABLED=False,  # keep a running average of the weights in training, evaluated and saved beside the weights
+        DECAY=0.999,  # share of the average that a step leaves
+        USE_EMA_WEIGHTS_FOR_EVAL_ONLY=False,  # evaluate and predict with the average that MODEL.WEIGHTS holds
+    )
     if not cfg.key_is_deprecated("MODEL.SWIN.USE_CHECKPOINT"):  # published files may have it; see above
         cfg.register_deprecated_key("MODEL.SWIN.USE_CHECKPOINT")
     _add_backbones(cfg)
@@ -73,11 +89,18 @@ def _add_solver(cfg: CfgNode) -> None:
         # match in place of what the keys above say; the last pattern that matches counts.
         LR_MULTIPLIERS=[],
         WEIGHT_DECAYS=[],
+        CHECKPOINTS_TO_KEEP=0,  # so many of the periodic checkpoints that the run wrote stay, the newest; 0: all
         POLY_LR_POWER=0.9,
         POLY_LR_CONSTANT_ENDING=0.0,  # WarmupPolyLR never goes below this share of the base learning rate
     )
-    if "ONE_CYCLE" not in cfg.SOLVER:
-        cfg.SOLVER.ONE_CYCLE = CfgNode()
+    for name in ("ONE_CYCLE", "BEST_CHECKPOINT", "EARLY_STOP"):
+        if name not in cfg.SOLVER:
+            cfg.SOLVER[name] = CfgNode()
+    # Save `model_best.pth` whenever an evaluation gives a better value of METRIC, such as "panoptic_seg/PQ"; "": never.
+    # MODE: max if more is better, min if less is.
+    _set_default(cfg.SOLVER.BEST_CHECKPOINT, METRIC="", MODE="max")
+    # End training when METRIC was not better in the last PATIENCE evaluations.
+    _set_default(cfg.SOLVER.EARLY_STOP, METRIC="", MODE="max", PATIENCE=10)
     # Of WarmupOneCycleLR: share of the run in which the learning rate rises, and how many times less it starts with.
     _set_default(cfg.SOLVER.ONE_CYCLE, PCT_START=0.3, DIV_FACTOR=25.0)
     # Type of autocast: float16 (with loss scaling) or bfloat16. On a CPU float16 means no autocast.

@@ -3,12 +3,13 @@
 from .checkpointer import Checkpointer
 from .download import local_path
 from .errors import CheckpointError
-from .load import LoadReport, load_weights
+from .load import AVERAGE, LoadReport, load_weights
 from .reader import read_checkpoint
 from .transformers_config import check_config, save_transformers
 from .writer import write_weights
 
 __all__ = [
+    "AVERAGE",
     "CheckpointError",
     "Checkpointer",
     "LoadReport",

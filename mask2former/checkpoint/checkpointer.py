@@ -20,6 +20,7 @@ from mask2former.files import remove_leftovers, replacing, write_text
 logger = logging.getLogger(__name__)
 
 LAST = "last_checkpoint"  # as Detectron2 names it: a file with the name of the newest checkpoint
+_WRITTEN = "checkpoints"  # under which name a checkpoint has the names of those that the run wrote
 _NUMBERED = re.compile(r"model_\d+\.pth")
 
 
@@ -44,7 +45,7 @@ class Checkpointer:
     Args:
         model: the model itself, not wrapped for distributed training.
         folder: where checkpoints go; made when first needed.
-        keep: how many of the numbered checkpoints (`model_0004999.pth`) stay; None for all.
+        keep: how many of the numbered checkpoints (`model_0004999.pth`) that the run wrote stay; None for all.
         stateful: what is saved and restored beside the model, under these names; None is left out.
     """
 
@@ -62,6 +63,7 @@ class Checkpointer:
         self.folder = Path(folder)
         self.keep = keep
         self.stateful = {name: value for name, value in stateful.items() if value is not None}
+        self._numbered: list[str] = []  # files that this run wrote, from the oldest on
 
     def save(self, name: str, **state: Any) -> Path:
         """Write `<folder>/<name>.pth`, make it the latest, and return its path.
@@ -78,14 +80,16 @@ class Checkpointer:
             return path
         content = {"model": self.model.state_dict()}
         content |= {key: value.state_dict() for key, value in self.stateful.items()}
+        numbered = [other for other in self._numbered if other != path.name]
+        numbered += [path.name] if _NUMBERED.fullmatch(path.name) else []
         remove_leftovers(self.folder)
         try:
             with replacing(path) as temporary:
-                torch.save(content | state, temporary)
+                torch.save(content | state | {_WRITTEN: numbered}, temporary)
             write_text(self.folder / LAST, path.name)
         except (OSError, RuntimeError) as error:  # the latter is how PyTorch reports a full disk
             raise OSError(f"{path} cannot be written: {error}") from error
-        self._remove_old()
+        self._remove_old(numbered)
         logger.info("Saved checkpoint %s", path)
         return path
 
@@ -142,11 +146,18 @@ class Checkpointer:
                 "run from its weights, also with other classes: set MODEL.WEIGHTS to it and OUTPUT_DIR to a new "
                 "folder, and leave --resume out"
             ) from error
+        self._numbered = list(content.pop(_WRITTEN, []))
         logger.info("Restored checkpoint %s", path)
         return content
 
     def resume_or_load(
-        self, weights: str | os.PathLike[str], *, resume: bool, complete: bool = False, strict: bool = False
+        self,
+        weights: str | os.PathLike[str],
+        *,
+        resume: bool,
+        complete: bool = False,
+        strict: bool = False,
+        averaged: bool = False,
     ) -> dict[str, Any]:
         """Restore the latest checkpoint of the folder if `resume` and there is one, else load `weights`.
 
@@ -155,24 +166,29 @@ class Checkpointer:
             resume: whether to look for a checkpoint.
             complete: let `weights` be there, and leave nothing in the model at random.
             strict: let `weights` differ in nothing from the model.
+            averaged: load the average of the weights alone, from either file.
 
         Returns:
             What `save` was given as `state`, or {} if nothing was restored.
         """
         latest = self.latest() if resume else None
-        if latest is not None:
+        if latest is not None and not averaged:
             return self.load(latest)
-        if resume:
+        weights = latest or weights
+        if resume and latest is None:
             logger.info("No checkpoint in %s to resume from", self.folder)
         if os.fspath(weights) or complete:
-            load_weights(self.model, weights, complete=complete, strict=strict)
+            load_weights(self.model, weights, complete=complete, strict=strict, averaged=averaged)
         else:
             logger.info("MODEL.WEIGHTS is empty: the model starts from its random initialisation")
         return {}
 
-    def _remove_old(self) -> None:
-        if self.keep is None:
-            return
-        numbered = sorted(path for path in self.folder.iterdir() if _NUMBERED.fullmatch(path.name))
-        for path in numbered[: -self.keep]:
-            path.unlink()
+    def _remove_old(self, numbered: list[str]) -> None:
+        """Delete the oldest of the files that this run wrote, if they are too many."""
+        surplus = 0 if self.keep is None else max(0, len(numbered) - self.keep)
+        self._numbered = numbered[surplus:]
+        for name in numbered[:surplus]:
+            try:
+                (self.folder / name).unlink(missing_ok=True)
+            except OSError as error:
+                logger.warning("%s stays, it cannot be deleted: %s", self.folder / name, error)

@@ -31,6 +31,8 @@ QUERIES = ("query_feat.weight", "query_embed.weight")
 POSITIONS = ("relative_position_bias_table", "absolute_pos_embed")
 EXAMPLES = 5
 BACKBONE = "backbone."
+AVERAGE = "ema_state"
+"""What a checkpoint has beside "model" if the average of the weights was kept; named as in D2Go."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,12 @@ class LoadReport:
 
 
 def load_weights(
-    model: nn.Module, path: str | os.PathLike[str], *, complete: bool = False, strict: bool = False
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    complete: bool = False,
+    strict: bool = False,
+    averaged: bool = False,
 ) -> LoadReport:
     """Load weights from `path` (see `read_checkpoint`) into `model`, as far as they fit, and log a report.
 
@@ -122,6 +129,7 @@ def load_weights(
         path: path or address of a file, or a folder of transformers.
         complete: the file must have every tensor of the model, in its size; it may hold more.
         strict: allow no difference; what `convert_names` renames is none.
+        averaged: load the running average of the weights, which a training checkpoint may have beside them.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -133,7 +141,12 @@ def load_weights(
         raise CheckpointError("MODEL.WEIGHTS is empty: the model would guess with random weights. Name their file.")
     own = {name: value for name, value in model.state_dict().items() if not name.endswith(OWN)}
     content = read_checkpoint(path)
-    converted = convert_names(content["model"], own.keys())
+    if averaged and AVERAGE not in content:
+        raise CheckpointError(
+            f"{path} holds no average of weights: MODEL_EMA.ENABLED was off when it was trained. Set "
+            "MODEL_EMA.USE_EMA_WEIGHTS_FOR_EVAL_ONLY False to use the weights themselves."
+        )
+    converted = convert_names(content[AVERAGE if averaged else "model"], own.keys())
     weights = {name: value for name, value in converted.weights.items() if not name.endswith(OWN)}
     common = {name: weights[name] for name in own if name in weights}
     _check_architecture(own.keys(), common.keys(), weights.keys(), path)

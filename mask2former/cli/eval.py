@@ -13,6 +13,7 @@ from .arguments import add_config_file_option, add_output_option, add_run_argume
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The weights, and the arguments of training that evaluation shares."""
     add_weights_option(parser)
+    parser.add_argument("--ema", action="store_true", help="score the running average of the weights (MODEL_EMA)")
     add_config_file_option(parser)
     add_output_option(parser)
     add_run_arguments(parser)
@@ -26,4 +27,6 @@ def run(args: argparse.Namespace) -> None:
     args.opts = [*args.opts, "MODEL.WEIGHTS", args.weights]
     if args.output:
         args.opts += ["OUTPUT_DIR", args.output]
+    if args.ema:
+        args.opts += ["MODEL_EMA.USE_EMA_WEIGHTS_FOR_EVAL_ONLY", "True"]
     launch_main(args)

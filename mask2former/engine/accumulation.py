@@ -45,8 +45,8 @@ def accumulating(model: nn.Module, batch: Sequence[dict[str, Any]], parts: int, 
         model: what is called with the parts, maybe a wrapper for several processes.
         parts: how many, equally large.
     """
-    waits = not is_last and isinstance(model, DistributedDataParallel)
-    with seen_in_parts(batch, parts), model.no_sync() if waits else nullcontext():
+    waiting = nullcontext() if is_last or not isinstance(model, DistributedDataParallel) else model.no_sync()
+    with seen_in_parts(batch, parts), waiting:
         yield
 
 

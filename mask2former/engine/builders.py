@@ -94,7 +94,19 @@ class Builders:
         """
         logger.info("Evaluating with test-time augmentation")
         cfg = semantic_only(cfg)
-        folder = str(Path(cfg.OUTPUT_DIR) / "inference_TTA")
+        return cls._test_apart(cfg, SemanticSegmentorWithTTA(cfg, model), "_TTA")
+
+    @classmethod
+    def test_ema(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
+        """`test` of the average of the weights, see MODEL_EMA; its keys get the ending `_EMA`.
+
+        Predictions are written to OUTPUT_DIR/inference_EMA.
+        """
+        logger.info("Evaluating the average of the weights")
+        return cls._test_apart(cfg, model, "_EMA")
+
+    @classmethod
+    def _test_apart(cls, cfg: CfgNode, model: nn.Module, ending: str) -> dict[str, Any]:
+        folder = str(Path(cfg.OUTPUT_DIR) / f"inference{ending}")
         evaluators = [cls.build_evaluator(cfg, name, output_folder=folder) for name in cfg.DATASETS.TEST]
-        results = cls.test(cfg, SemanticSegmentorWithTTA(cfg, model), evaluators)
-        return {f"{key}_TTA": value for key, value in results.items()}
+        return {f"{key}{ending}": value for key, value in cls.test(cfg, model, evaluators).items()}

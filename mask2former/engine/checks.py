@@ -26,6 +26,8 @@ from mask2former.data.mappers import DATASET_MAPPER_REGISTRY
 from mask2former.data.summary import CLASS_LISTS, ENTRIES, INSTANCE, PANOPTIC, SEMANTIC, entries, fullest_image
 from mask2former.engine.accumulation import check_accumulation
 from mask2former.engine.agreement import failing_together
+from mask2former.engine.loggers import check_loggers
+from mask2former.engine.metric_hooks import check_metrics
 from mask2former.evaluation.build import check_outputs, find_builder
 from mask2former.similar import did_you_mean
 
@@ -102,6 +104,8 @@ def check_machine(cfg: CfgNode, *, world_size: int, eval_only: bool = False) -> 
         )
     if not eval_only:
         check_accumulation(cfg, world_size=world_size)
+        check_metrics(cfg)
+        check_loggers(cfg)
 
 
 def check_head(cfg: CfgNode, *, eval_only: bool = False) -> None:

@@ -1,11 +1,12 @@
 """What happens around training steps: timing, checkpoints, evaluation, writing metrics."""
 
+import json
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mask2former.d2 import comm
 from mask2former.engine.writers import EventWriter, duration
@@ -27,6 +28,9 @@ class Hook:
 
     trainer: "Trainer"
 
+    acts_last = False
+    """Whether it comes after the other hooks, as those do that save, evaluate and write what the others have done."""
+
     def before_train(self) -> None:
         """Called once before the first step."""
 
@@ -44,6 +48,37 @@ class Hook:
 
     def flush(self) -> None:
         """Called when what was stored has to reach the disk: before a checkpoint and after an evaluation."""
+
+    def after_evaluation(self, iteration: int, results: Mapping[str, float]) -> None:
+        """Called after each evaluation during training, with the step that it follows.
+
+        A resumed run calls it once more for the evaluation that followed its checkpoint.
+
+        Args:
+            results: scalars by name, such as `panoptic_seg/PQ`; in the main process alone.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """What checkpoints keep of the hook: plain data and tensors; {} for nothing."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with what `state_dict` gave; called when a run resumes."""
+
+
+def states_of(hooks: Iterable[Hook]) -> dict[str, dict[str, Any]]:
+    """The states of hooks by the names of their classes, as Detectron2's trainers keep them; one for each class."""
+    states: dict[str, dict[str, Any]] = {}
+    for hook in reversed(list(hooks)):
+        states[type(hook).__qualname__] = getattr(hook, "state_dict", dict)()
+    return {name: state for name, state in states.items() if state}
+
+
+def load_states(hooks: Iterable[Hook], states: Mapping[str, dict[str, Any]]) -> None:
+    """Give hooks the states that `states_of` found."""
+    for hook in hooks:
+        if (name := type(hook).__qualname__) in states:
+            hook.load_state_dict(states[name])
 
 
 class IterationTimer(Hook):
@@ -84,6 +119,8 @@ class PeriodicCheckpoint(Hook):
     A full disk ends the run only at the last step: until then somebody may make room.
     """
 
+    acts_last = True
+
     def __init__(self, period: int) -> None:
         self.period = period
 
@@ -102,9 +139,11 @@ class PeriodicCheckpoint(Hook):
 class PeriodicEvaluation(Hook):
     """Evaluates every `period` steps (0: never) and after the last one; stores the results as scalars.
 
-    The file `last_evaluation` in `folder` says of which iteration results were written last: a resumed run makes up
-    for an evaluation that should have followed its checkpoint.
+    The file `last_evaluation` in `folder` holds the results that were written last, and their iteration: a resumed run
+    makes up for an evaluation that should have followed its checkpoint, and tells other hooks of one that did follow.
     """
+
+    acts_last = True
 
     def __init__(self, period: int, folder: str | os.PathLike[str]) -> None:
         self.period = period
@@ -115,10 +154,14 @@ class PeriodicEvaluation(Hook):
         start = self.trainer.start_iter
         if start == 0 and comm.is_main_process():
             self._file.unlink(missing_ok=True)  # of an earlier run
-        if start > 0 and self._is_due(start) and not self._is_written(start - 1):
+        results = self._written(start - 1) if start > 0 and self._is_due(start) else None
+        if results is not None:
+            self.trainer.tell_results(start - 1, results)
+        elif start > 0 and self._is_due(start):
             logger.info("The evaluation after iteration %d is missing and made now", start - 1)
             self._evaluate(start - 1)
-        elif start >= self.trainer.max_iter:
+            return
+        if start >= self.trainer.max_iter:
             self.trainer.evaluate()
 
     def after_step(self) -> None:
@@ -129,17 +172,23 @@ class PeriodicEvaluation(Hook):
     def _is_due(self, done: int) -> bool:
         return done >= self.trainer.max_iter or (self.period > 0 and done % self.period == 0)
 
-    def _is_written(self, iteration: int) -> bool:
-        """What the main process finds; the others may not see its folder."""
-        found = self._file.is_file() and self._file.read_text(encoding="utf-8").strip() == str(iteration)
+    def _written(self, iteration: int) -> dict[str, float] | None:
+        """The results of that iteration if the main process finds them; the others may not see its folder."""
+        found = None
+        if self._file.is_file():
+            content = json.loads(self._file.read_text(encoding="utf-8"))
+            if isinstance(content, dict) and content["iteration"] == iteration:
+                found = content["results"]
         return comm.all_gather(found)[0]
 
     def _evaluate(self, iteration: int) -> None:
-        for name, value in flatten_results(self.trainer.evaluate()).items():
+        results = flatten_results(self.trainer.evaluate())
+        for name, value in results.items():
             self.trainer.storage.put_scalar(name, value, smoothing_hint=False, cur_iter=iteration)
+        self.trainer.tell_results(iteration, results)
         self.trainer.flush()
         if comm.is_main_process():
-            write_text(self._file, str(iteration))
+            write_text(self._file, json.dumps({"iteration": iteration, "results": results}))
 
 
 class PeriodicWriter(Hook):
@@ -147,6 +196,8 @@ class PeriodicWriter(Hook):
 
     A full disk does not end the run: the writers try again with the next values.
     """
+
+    acts_last = True
 
     def __init__(self, build_writers: Callable[[], Sequence[EventWriter]], period: int = 20) -> None:
         self.period = period

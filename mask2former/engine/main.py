@@ -29,7 +29,11 @@ def main(args: argparse.Namespace, trainer: type[Trainer] = Trainer) -> None:
         check_setup(cfg, eval_only=True)
         model = trainer.build_model(cfg)
         Checkpointer(model, cfg.OUTPUT_DIR).resume_or_load(
-            cfg.MODEL.WEIGHTS, resume=args.resume, complete=not args.allow_missing_weights, strict=args.strict
+            cfg.MODEL.WEIGHTS,
+            resume=args.resume,
+            complete=not args.allow_missing_weights,
+            strict=args.strict,
+            averaged=cfg.MODEL_EMA.USE_EMA_WEIGHTS_FOR_EVAL_ONLY,
         )
         trainer.test(cfg, model)
         if cfg.TEST.AUG.ENABLED:

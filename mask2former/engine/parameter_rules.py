@@ -1,6 +1,7 @@
 """What single parameters are trained with: rules by pattern of names, and by layer of the backbone."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
@@ -53,7 +54,7 @@ def layer_factors(model: nn.Module, decay: float, names: Sequence[str]) -> dict[
     return factors
 
 
-def _layer_names(backbone: nn.Module | None) -> list[list[str]]:
+def _layer_names(backbone: Any) -> list[list[str]]:
     if hasattr(backbone, "layer_names"):
         return backbone.layer_names()
     if hasattr(backbone, "stage_names"):  # Detectron2's ResNet

@@ -75,7 +75,12 @@ class Predictor:
         if cfg.MODEL.WEIGHTS or not allow_missing_weights:
             if cfg.MODEL.WEIGHTS and Path(cfg.MODEL.WEIGHTS).expanduser().is_dir():
                 check_config(cfg, cfg.MODEL.WEIGHTS)
-            report = load_weights(self.model, cfg.MODEL.WEIGHTS, complete=not allow_missing_weights)
+            report = load_weights(
+                self.model,
+                cfg.MODEL.WEIGHTS,
+                complete=not allow_missing_weights,
+                averaged=cfg.MODEL_EMA.USE_EMA_WEIGHTS_FOR_EVAL_ONLY,
+            )
             categories = categories or list(report.categories)
         else:
             logger.warning("MODEL.WEIGHTS is empty: this predictor has random weights")

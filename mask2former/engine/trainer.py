@@ -4,7 +4,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mask2former.checkpoint import Checkpointer
+from mask2former.checkpoint import AVERAGE, Checkpointer
 from mask2former.d2 import comm
 from mask2former.d2.config import CfgNode
 from mask2former.engine.accumulation import accumulating, mean_losses, split_batch
 from mask2former.engine.agreement import OtherProcessError, failing_together, translated
 from mask2former.engine.builders import Builders
+from mask2former.engine.ema import ModelEMA
 from mask2former.engine.finite import FiniteGuard, NonFiniteError, RunningStatistics, check_state
 from mask2former.engine.freeze import KeepFrozen, freeze
 from mask2former.engine.hooks import (
@@ -26,8 +27,12 @@ from mask2former.engine.hooks import (
     PeriodicCheckpoint,
     PeriodicEvaluation,
     PeriodicWriter,
+    load_states,
+    states_of,
 )
 from mask2former.engine.interrupt import StopRequest, raise_stop
+from mask2former.engine.loggers import build_loggers
+from mask2former.engine.metric_hooks import build_metric_hooks
 from mask2former.engine.optimizer import build_gradient_clipper
 from mask2former.engine.parallel import distributed, side_stream
 from mask2former.engine.precision import Precision
@@ -48,7 +53,7 @@ from mask2former.engine.setup import (
 )
 from mask2former.engine.storage import bounded_event_storage
 from mask2former.engine.summary import log_groups, log_run
-from mask2former.engine.writers import EventWriter, JSONWriter, LogWriter, TensorBoardWriter
+from mask2former.engine.writers import EventWriter, LogWriter
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +66,10 @@ class Trainer(Builders):
 
     Attributes:
         raw_model, model: the model, and what training calls: the same, or its wrapper for several processes.
+        ema: the average of the weights, None unless MODEL_EMA.ENABLED.
         iter: the running iteration, from 0; in `after_step` of hooks the one that has just been completed.
         start_iter, max_iter: first iteration of this run and end (exclusive).
+        ends_early: a hook sets it, in every process, to make the running step the last one.
         storage: the scalars of this run, see `mask2former.d2.events`.
     """
 
@@ -93,6 +100,7 @@ class Trainer(Builders):
         self._is_loaded = False
         self._last_update: int | None = None  # iteration whose update the weights hold; None while they change
         self._last_saved: int | None = None
+        self.ends_early = False
         self._state_lock = threading.RLock()  # held while weights change, and while they are saved
         self._stop = StopRequest(at_deadline=self._save_interrupted)
         self._agreed_stop: int | None = None
@@ -108,6 +116,7 @@ class Trainer(Builders):
         self.optimizer = self.build_optimizer(cfg, self.raw_model)
         clip = partial(build_gradient_clipper(cfg), list(self.raw_model.parameters()))
         self._clip_gradients: Callable[[], Tensor] = getattr(self.optimizer, "clip_gradients", clip)
+        self.ema = ModelEMA.from_config(cfg, self.raw_model, self.optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, self.optimizer)
         self.precision = Precision.from_config(cfg, torch.device(cfg.MODEL.DEVICE))
         self.scaler = self.precision.build_scaler()
@@ -116,6 +125,7 @@ class Trainer(Builders):
         self.checkpointer = Checkpointer(
             self.raw_model,
             cfg.OUTPUT_DIR,
+            keep=cfg.SOLVER.CHECKPOINTS_TO_KEEP or None,
             optimizer=self.optimizer,
             scheduler=self.scheduler,
             scaler=self.scaler,
@@ -141,14 +151,22 @@ class Trainer(Builders):
                 for change in changed_settings(state.get("settings", {}), self.cfg):
                     logger.warning("Changed since the checkpoint: %s", change)
                 apply_settings(settings, self.optimizer, self.scheduler)
+                load_states(self._hooks, state.get("hooks", {}))
+                self._statistics.keep()
+                self._last_update = self._last_saved = state["iteration"]
+                if self.ema is not None:
+                    self.ema.resume(state)
+            elif self.ema is not None:
+                self.ema.restart()
         check_same_start(self.start_iter, self.cfg.OUTPUT_DIR)
 
     def register_hooks(self, hooks: Iterable[Hook | None]) -> None:
-        """Add hooks (None is skipped); they are called in the order of registration."""
+        """Add hooks (None is skipped); they are called in the order of registration, those that act last at the end."""
         for hook in hooks:
             if hook is not None:
                 hook.trainer = self
                 self._hooks.append(hook)
+        self._hooks.sort(key=lambda hook: getattr(hook, "acts_last", False))
 
     def build_hooks(self) -> list[Hook]:
         """The hooks of every run; writers (in the main process) come last, to write what the others stored."""
@@ -156,6 +174,7 @@ class Trainer(Builders):
             IterationTimer(),
             PeriodicCheckpoint(self.cfg.SOLVER.CHECKPOINT_PERIOD),
             PeriodicEvaluation(self.cfg.TEST.EVAL_PERIOD, self.cfg.OUTPUT_DIR),
+            *build_metric_hooks(self.cfg),
         ]
         if self._frozen:
             hooks.append(KeepFrozen(self._frozen))
@@ -164,12 +183,10 @@ class Trainer(Builders):
         return hooks
 
     def build_writers(self) -> list[EventWriter]:
-        """Log lines, `metrics.json` and TensorBoard events in OUTPUT_DIR."""
-        output_dir = Path(self.cfg.OUTPUT_DIR)
+        """Log lines, and what LOGGERS asks for, by default `metrics.json` and TensorBoard events in OUTPUT_DIR."""
         return [
             LogWriter(self.max_iter, images_per_step=self.cfg.SOLVER.IMS_PER_BATCH),
-            JSONWriter(output_dir / "metrics.json", start_iter=self.start_iter),
-            TensorBoardWriter(output_dir, start_iter=self.start_iter),
+            *build_loggers(self.cfg, start_iter=self.start_iter),
         ]
 
     def train(self) -> dict[str, Any]:
@@ -206,6 +223,10 @@ class Trainer(Builders):
         if self.start_iter >= self.max_iter:
             logger.info("All %d iterations are done already", self.max_iter)
             return
+        if self.ends_early:
+            self.save("model_final")
+            self.evaluate()
+            return
         with failing_together():
             loader = self.build_train_loader(self.cfg, start_iteration=self.start_iter)
             batches = iter(loader)
@@ -218,6 +239,9 @@ class Trainer(Builders):
             self.run_step(batches)
             self._call_hooks("after_step")
             self.storage.step()
+            if self.ends_early:
+                self.save("model_final")
+                return
             stop = self._stop.signal if comm.get_world_size() == 1 else self._agreed_stop
             if stop is not None and iteration + 1 < self.max_iter:
                 raise_stop(stop)
@@ -293,6 +317,8 @@ class Trainer(Builders):
                 seed=self.cfg.SEED,
                 settings=flat_settings(self.cfg),
                 categories=self.cfg.MODEL.CATEGORIES,
+                hooks=states_of(self._hooks),
+                **({} if self.ema is None else {AVERAGE: self.ema.state_dict()}),
             )
             self._last_saved = self._last_update
 
@@ -326,7 +352,14 @@ class Trainer(Builders):
         for hook in self._hooks:
             getattr(hook, moment)()
 
+    def tell_results(self, iteration: int, results: Mapping[str, float]) -> None:
+        """Let hooks know the results of an evaluation after `iteration`, which the main process has."""
+        for hook in self._hooks:
+            getattr(hook, "after_evaluation", lambda *_: None)(iteration, results)
+
     def evaluate(self) -> dict[str, Any]:
-        """`test` on the model as it is; the results are kept in `results`."""
+        """`test` on the model as it is, and `test_ema` on its average if there is one; kept in `results`."""
         self.results = self.test(self.cfg, self.raw_model)
+        if self.ema is not None:
+            self.results = self.results | self.test_ema(self.cfg, self.ema.averaged_model())
         return self.results

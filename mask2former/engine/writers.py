@@ -31,7 +31,7 @@ class EventWriter(Protocol):
         """Flush and release files."""
 
 
-class _NewScalars:
+class NewScalars:
     """Remembers of which iteration each scalar was written."""
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class JSONWriter:
 
     def __init__(self, path: str | Path, *, start_iter: int = 0) -> None:
         self._path = Path(path)
-        self._new = _NewScalars()
+        self._new = NewScalars()
         if self._path.exists():
             if start_iter > 0:
                 self._drop_lines_from(start_iter)
@@ -107,7 +107,7 @@ class TensorBoardWriter:
             SummaryWriter,
         )  # takes seconds to import, and only training needs it
 
-        self._new = _NewScalars()
+        self._new = NewScalars()
         # on resuming, TensorBoard hides what the interrupted run wrote after the checkpoint
         self._writer = SummaryWriter(str(log_dir), purge_step=start_iter or None)
 

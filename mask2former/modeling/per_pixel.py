@@ -210,10 +210,10 @@ def pixel_loss(logits: Tensor, targets: Tensor | None, *, stride: int, ignore_va
     with torch.autocast(device_type=logits.device.type, enabled=False):
         pixels = upsample(logits, stride)[:, :, :height, :width]
         total = F.cross_entropy(pixels, targets, ignore_index=ignore_value, reduction="sum")
-    batch, count = whole_batch(), valid.sum()
+    batch, num_pixels = whole_batch(), valid.sum()
     if batch is not None:
-        count = torch.stack([(x["sem_seg"] != ignore_value).sum() for x in batch.inputs]).sum().to(total.device)
-    return total / mean_count(count.to(total.dtype)).clamp(min=1)
+        num_pixels = torch.stack([(x["sem_seg"] != ignore_value).sum() for x in batch.inputs]).sum().to(total.device)
+    return total / mean_count(num_pixels.to(total.dtype)).clamp(min=1)
 
 
 def _pixel_settings(cfg: CfgNode) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def test_training_continues_exactly(tmp_path):
 def test_files_hold_nothing_but_data_and_leave_no_litter(tmp_path):
     path = run(tmp_path / "new" / "folder").save("model_final", iteration=9, seed=1)
     content = torch.load(path, weights_only=True)
-    assert content.keys() == {"model", "optimizer", "scheduler", "scaler", "iteration", "seed"}
+    assert content.keys() == {"model", "optimizer", "scheduler", "scaler", "checkpoints", "iteration", "seed"}
     assert read_checkpoint(path)["model"].keys() == {"weight", "bias"}
     assert sorted(os.listdir(path.parent)) == ["last_checkpoint", "model_final.pth"]
     assert (path.parent / "last_checkpoint").read_text() == "model_final.pth"
@@ -71,6 +71,40 @@ def test_old_checkpoints_go_only_if_asked(tmp_path, keep, left):
         checkpointer.save(f"model_{i:07d}")
     files = {"last_checkpoint", "model_best.pth", *(f"model_{i:07d}.pth" for i in left)}
     assert set(os.listdir(tmp_path)) == files
+
+
+def test_only_checkpoints_of_the_run_itself_are_deleted(tmp_path):
+    """Not those of another run, whose numbers may be lower or higher; a resumed run goes on where it was."""
+    foreign = {"model_0000000.pth", "model_9999999.pth", "model_best.pth", "model_0000001.pth.bak", "notes.txt"}
+    for name in foreign:
+        (tmp_path / name).write_text("not ours")
+    checkpointer = run(tmp_path, keep=2)
+    for i in (1, 2, 3):
+        checkpointer.save(f"model_{i:07d}")
+    assert set(os.listdir(tmp_path)) == foreign | {"last_checkpoint", "model_0000002.pth", "model_0000003.pth"}
+    resumed = run(tmp_path, keep=2)
+    resumed.resume_or_load("", resume=True)
+    resumed.save("model_0000004")
+    assert set(os.listdir(tmp_path)) == foreign | {"last_checkpoint", "model_0000003.pth", "model_0000004.pth"}
+    resumed.save("model_0000003")  # once more: now it is the newest
+    resumed.save("model_0000005")
+    assert set(os.listdir(tmp_path)) == foreign | {"last_checkpoint", "model_0000003.pth", "model_0000005.pth"}
+
+
+def test_a_checkpoint_that_cannot_be_written_costs_none(tmp_path, monkeypatch):
+    checkpointer = run(tmp_path, keep=1)
+    checkpointer.save("model_0000001")
+
+    def fail(*args):
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", fail)
+        with pytest.raises(OSError, match="No space"):
+            checkpointer.save("model_0000002")
+    assert (tmp_path / "model_0000001.pth").is_file()
+    checkpointer.save("model_0000003")
+    assert set(os.listdir(tmp_path)) == {"last_checkpoint", "model_0000003.pth"}
 
 
 def test_keep_must_be_positive(tmp_path):

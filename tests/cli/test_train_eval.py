@@ -56,3 +56,19 @@ def test_train_writes_to_output_and_eval_scores_the_weights(folder: Path) -> Non
         for path in (output, again)
     )
     assert during == after
+
+
+def test_eval_scores_the_average_of_the_weights(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config, output = folder / "config.yaml", folder / "averaged"
+    run("train", "--config-file", config, "--output", output, "MODEL_EMA.ENABLED", "True", "MODEL_EMA.DECAY", "0.5")
+    run("eval", "--config-file", config, "--weights", output / "model_final.pth", "--output", folder / "ema", "--ema")
+    during, after = (
+        json.loads((path / "shapes_val" / "panoptic_predictions.json").read_text())
+        for path in (output / "inference_EMA", folder / "ema" / "inference")
+    )
+    assert during == after
+    raw = folder / "trained" / "model_final.pth"
+    with restored_logging(), pytest.raises(SystemExit) as end:
+        main(["eval", "--config-file", str(config), "--weights", str(raw), "--output", str(folder / "no"), "--ema"])
+    assert end.value.code
+    assert "holds no average of weights" in capsys.readouterr().err

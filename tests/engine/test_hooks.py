@@ -1,10 +1,12 @@
 """When hooks act, with a trainer that only counts."""
 
+import json
 import logging
 from types import SimpleNamespace
 
 import pytest
 
+from mask2former.d2 import SOURCE
 from mask2former.d2.events import EventStorage
 from mask2former.engine.hooks import (
     Hook,
@@ -12,7 +14,10 @@ from mask2former.engine.hooks import (
     PeriodicCheckpoint,
     PeriodicEvaluation,
     PeriodicWriter,
+    load_states,
+    states_of,
 )
+from tests.helpers.training import TinyTrainer, tiny_cfg
 
 
 def run(hook, steps, start=0, max_iter=None):
@@ -27,6 +32,7 @@ def run(hook, steps, start=0, max_iter=None):
         return {"segm": {"AP": float(trainer.iter)}}
 
     trainer.evaluate = evaluate
+    trainer.tell_results = lambda iteration, results: log.append((iteration, results))
     hook.trainer = trainer
     with EventStorage(start) as trainer.storage:
         hook.before_train()
@@ -75,30 +81,33 @@ def test_a_full_disk_ends_the_run_only_at_its_last_step(caplog):
 @pytest.mark.parametrize(("period", "expected"), [(2, [1, 3, 4]), (0, [4]), (5, [4])])
 def test_evaluations(tmp_path, period, expected):
     log, storage = run(PeriodicEvaluation(period, tmp_path), 5)
-    assert log == [entry for iteration in expected for entry in (f"evaluate {iteration}", "flush")]
+    told = {iteration: (iteration, {"segm/AP": float(iteration)}) for iteration in expected}
+    assert log == [entry for i in expected for entry in (f"evaluate {i}", told[i], "flush")]
     assert storage.latest()["segm/AP"] == (4.0, 4)
-    assert (tmp_path / "last_evaluation").read_text() == "4"
+    assert json.loads((tmp_path / "last_evaluation").read_text()) == {"iteration": 4, "results": {"segm/AP": 4.0}}
 
 
 @pytest.mark.parametrize(
     ("written", "start", "made_up"),
-    [("1", 4, True), (None, 4, True), ("3", 4, False), (None, 3, False), ("3", 0, False)],
+    [(1, 4, True), (None, 4, True), (3, 4, False), (None, 3, False), (3, 0, False)],
 )
 def test_a_lost_evaluation_is_made_up(tmp_path, written, start, made_up):
     """Every second step: a run that goes on at iteration 4 must have results of iteration 3."""
+    results = {"segm/AP": 7.0}
     if written is not None:
-        (tmp_path / "last_evaluation").write_text(written)
+        (tmp_path / "last_evaluation").write_text(json.dumps({"iteration": written, "results": results}))
     log, storage = run(PeriodicEvaluation(2, tmp_path), start, start=start, max_iter=9)
-    assert bool(log) == made_up
+    assert ("evaluate 4" in log) == made_up
+    assert ((3, results) in log) == (written == 3 and start == 4)  # other hooks hear of it again
     if made_up:
         assert storage.latest()["segm/AP"] == (4.0, 3)
     assert (tmp_path / "last_evaluation").exists() == (start != 0 and (made_up or written is not None))
 
 
 def test_a_finished_run_is_evaluated_again_without_new_metrics(tmp_path):
-    (tmp_path / "last_evaluation").write_text("3")
+    (tmp_path / "last_evaluation").write_text('{"iteration": 3, "results": {"segm/AP": NaN}}')
     log, storage = run(PeriodicEvaluation(0, tmp_path), 4, start=4)
-    assert log == ["evaluate 4"]
+    assert [entry for entry in log if isinstance(entry, str)] == ["evaluate 4"]
     assert not storage.latest()
 
 
@@ -135,5 +144,75 @@ def test_timer_of_a_run_without_steps(caplog):
     assert caplog.text == ""
 
 
+def test_states_by_class_of_those_that_have_one():
+    class Counting(Hook):
+        def __init__(self, count):
+            self.count = count
+
+        def state_dict(self):
+            return {"count": self.count}
+
+        def load_state_dict(self, state_dict):
+            self.count = state_dict["count"]
+
+    states = states_of([Counting(3), Hook(), SimpleNamespace(), Counting(4)])
+    assert states == {f"{Counting.__qualname__}": {"count": 3}}
+    hooks = [Hook(), Counting(0)]
+    load_states(hooks, states)
+    assert hooks[1].count == 3
+    load_states(hooks, {})
+    assert hooks[1].count == 3
+
+
 def test_hooks_of_a_plug_in_may_leave_methods_out():
     assert run(Hook(), 2)[0] == []
+
+
+class LikeDetectron2:
+    """The methods of Detectron2's `HookBase`."""
+
+    def before_train(self):
+        pass
+
+    after_train = before_step = after_backward = after_step = before_train
+
+    def state_dict(self):
+        return {}
+
+
+def test_hooks_of_detectron2_serve_as_they_are(tmp_path):
+    """Its base class where Detectron2 is in use, else one with the same methods."""
+    base = LikeDetectron2
+    if SOURCE == "official":
+        from detectron2.engine import HookBase
+
+        base = HookBase
+
+    class Counting(base):
+        steps = 0
+
+        def after_step(self):
+            self.steps += 1
+            assert self.trainer.iter < self.trainer.max_iter
+            assert "total_loss" in self.trainer.storage.latest()
+
+        def state_dict(self):
+            return {"steps": self.steps}
+
+        def load_state_dict(self, state_dict):
+            self.steps = state_dict["steps"]
+
+    class Bare(base):
+        pass
+
+    trainer = TinyTrainer(tiny_cfg(tmp_path))
+    hooks = [Counting(), Bare()]
+    trainer.register_hooks(hooks)
+    trainer.train()
+    assert hooks[0].steps == 6
+    trainer = TinyTrainer(tiny_cfg(tmp_path))
+    hooks = [Counting(), Bare()]
+    trainer.register_hooks(hooks)
+    (tmp_path / "last_checkpoint").write_text("model_0000002.pth")
+    trainer.resume_or_load(resume=True)
+    assert hooks[0].steps == 3  # the step was counted before it was saved
