@@ -99,3 +99,20 @@ def test_random_numbers_buffers_and_scalars(tmp_path):
     scalars = [set((tmp_path / f"scalars{rank}").read_text().split()) for rank in range(2)]
     assert scalars[0] >= {"total_loss", "loss_ce", "lr", "grad_norm"}
     assert scalars[1] <= {"time"}
+
+
+def test_processes_end_early_together(tmp_path):
+    ended = run_processes(cases.early_end, tmp_path, "segm/AP", folder=tmp_path)
+    assert [process.code for process in ended] == [0, 0], ended
+    assert [(tmp_path / f"ended{rank}").read_text() for rank in range(2)] == ["5", "5"]
+    iterations = [
+        torch.load(tmp_path / f"model_{name}.pth", weights_only=True)["iteration"] for name in ("best", "final")
+    ]
+    assert iterations == [1, 5]
+
+
+def test_metric_that_does_not_exist_ends_all(tmp_path):
+    ended = run_processes(cases.early_end, tmp_path, "segm/PQ", folder=tmp_path)
+    assert [process.code for process in ended] == [1, 1], ended
+    assert "SOLVER.BEST_CHECKPOINT.METRIC is 'segm/PQ'" in ended[0].output
+    assert "process 0 failed: ValueError: SOLVER.BEST_CHECKPOINT.METRIC" in ended[1].output

@@ -84,6 +84,7 @@ def test_what_a_run_leaves_behind(tmp_path, caplog):
     assert {"total_loss", "loss_ce", "loss_ce_0", "grad_norm", "lr", "time", "data_time"} < set(line)
     assert line["lr"] == pytest.approx(0.05 * (1 - 5 / 6) ** 0.9)
     assert "iter 6/6" in caplog.text
+    assert "Learning rates and weight decays:\nlearning rate" in caplog.text
     assert "s a step" in caplog.text
 
 
