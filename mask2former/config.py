@@ -20,6 +20,7 @@ def add_maskformer2_config(cfg: CfgNode) -> None:
     keys of its DeepLab project, and keeps the values it already has for keys that both define.
     """
     _add_input(cfg)
+    _add_datasets(cfg)
     _add_solver(cfg)
     _set_default(
         cfg.MODEL,
@@ -75,6 +76,12 @@ def _add_input(cfg: CfgNode) -> None:
     )
     # Largest share of a crop that one category may fill; crops are drawn again, up to ten times, until it holds.
     _set_default(cfg.INPUT.CROP, SINGLE_CATEGORY_MAX_AREA=1.0)
+
+
+def _add_datasets(cfg: CfgNode) -> None:
+    # Files of data descriptions, whose data sets are registered before DATASETS.TRAIN and TEST are looked up. A path is
+    # relative to the working folder, or else to that of the config file.
+    _set_default(cfg.DATASETS, DESCRIPTIONS=())
 
 
 def _add_solver(cfg: CfgNode) -> None:

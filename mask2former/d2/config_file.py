@@ -92,8 +92,8 @@ def load_config_file(path: str | Path) -> dict[str, Any]:
     return _combine(Path(path).expanduser(), lambda layer, source: layer)
 
 
-def parse_yaml(text: str, name: str = "the given text") -> dict[str, Any]:
-    """Plain YAML → nested dicts; `name` stands in error messages.
+def parse_yaml(text: str, name: str = "the given text", *, number_keys: bool = False) -> dict[str, Any]:
+    """Plain YAML → nested dicts; `name` stands in error messages, `number_keys` lets keys be integers too.
 
     Raises:
         ValueError: for invalid YAML, a tag, a key given two values, a key that is no string, or no mapping at all; for
@@ -102,7 +102,7 @@ def parse_yaml(text: str, name: str = "the given text") -> dict[str, Any]:
     if len(text) > MAX_SIZE:
         raise ValueError(f"{name} is larger than any config file: more than {MAX_SIZE} bytes")
     try:
-        content = yaml.load(text, Loader=_PlainLoader)  # a SafeLoader
+        content = yaml.load(text, Loader=_NumberKeysLoader if number_keys else _PlainLoader)  # SafeLoaders
     except (yaml.YAMLError, ValueError, ArithmeticError, RecursionError) as error:
         raise ValueError(f"{name} is not a valid config file: {error}") from error
     if content is None:
@@ -117,6 +117,8 @@ class _PlainLoader(yaml.SafeLoader):
 
     Published files give a key twice, with the same value.
     """
+
+    key_tags: tuple[str, ...] = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
 
     def get_single_node(self) -> yaml.Node | None:
         """The whole file, unless its aliases make far more of it than is written."""
@@ -138,10 +140,7 @@ class _PlainLoader(yaml.SafeLoader):
         seen: dict[str, yaml.Node] = {}
         for key_node, value in node.value:
             key = key_node.value
-            if not isinstance(key, str) or key_node.tag not in (
-                "tag:yaml.org,2002:str",
-                "tag:yaml.org,2002:merge",
-            ):
+            if not isinstance(key, str) or key_node.tag not in self.key_tags:
                 raise yaml.YAMLError(f"the key {key!r} is not a string{key_node.start_mark}")
             if key in seen and self._spelt(seen[key]) != self._spelt(value):
                 raise yaml.YAMLError(f"the key {key!r} is given twice, with two values{key_node.start_mark}")
@@ -165,6 +164,12 @@ class _PlainLoader(yaml.SafeLoader):
 
     def refuse_tag(self, node: yaml.Node) -> None:
         raise yaml.YAMLError(f"the tag {node.tag!r} is not allowed: write a plain value{node.start_mark}")
+
+
+class _NumberKeysLoader(_PlainLoader):
+    """The same for data files of other tools, in which numbers are keys."""
+
+    key_tags = (*_PlainLoader.key_tags, "tag:yaml.org,2002:int")
 
 
 _PlainLoader.add_constructor(_EVAL_TAG, _PlainLoader.construct_size_list)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from mask2former.data.datasets.metadata import first_few
-from mask2former.data.images import DataError, check_size, read_image, read_label_map, read_panoptic_png
+from mask2former.data.images import DataError, check_size, read_image
+from mask2former.data.labels import read_labels, read_segments
 from mask2former.data.summary import Counts, mask_area, present, segment_areas
 from mask2former.data.targets import panoptic_targets, semantic_targets
 
@@ -120,7 +121,7 @@ def _check_panoptic(metadata: Mapping[str, Any], record: Mapping[str, Any], size
     segments = record["segments_info"]
     _check_classes(report, path, [segment["category_id"] for segment in segments], len(metadata["stuff_classes"]))
     with _noting(report):
-        ids = read_panoptic_png(path)
+        ids = read_segments(record)
         if size is not None:
             check_size(path, ids.shape, size, record["file_name"])
         targets = panoptic_targets(ids, segments, path)
@@ -138,7 +139,7 @@ def _check_semantic(metadata: Mapping[str, Any], record: Mapping[str, Any], size
     report, path = Report(), record["sem_seg_file_name"]
     num_classes = len(metadata["stuff_classes"])
     with _noting(report):
-        labels = read_label_map(path)
+        labels = read_labels(record)
         if size is not None:
             check_size(path, labels.shape, size, record["file_name"])
         ignore_label = metadata.get("ignore_label", 255)

@@ -31,9 +31,8 @@ from mask2former.data.images import (
     UnreadableImageError,
     check_size,
     read_image,
-    read_label_map,
-    read_panoptic_png,
 )
+from mask2former.data.labels import read_labels, read_segments
 from mask2former.data.targets import Targets, instance_targets, panoptic_targets, semantic_targets
 
 logger = logging.getLogger(__name__)
@@ -146,7 +145,8 @@ class DatasetMapper:
         image = read_image(dataset_dict["file_name"], self.image_format)
         size = (image.shape[0], image.shape[1])
         result = {"height": size[0], "width": size[1], **dataset_dict}
-        result.pop("annotations", None)
+        for key in ("annotations", "sem_seg_values", "sem_seg_colors", "void_segments"):
+            result.pop(key, None)
         check_size(dataset_dict["file_name"], size, (result["height"], result["width"]), "its annotation")
         if not self.is_train:
             aug_input = T.AugInput(image)
@@ -187,7 +187,7 @@ class _PanopticMapper(DatasetMapper):
 
     def load_targets(self, dataset_dict: Mapping[str, Any], size: tuple[int, int]) -> Targets:
         path = dataset_dict["pan_seg_file_name"]
-        ids = read_panoptic_png(path)
+        ids = read_segments(dataset_dict)
         check_size(path, ids.shape, size, dataset_dict["file_name"])
         return panoptic_targets(ids, dataset_dict["segments_info"], path)
 
@@ -276,7 +276,7 @@ class MaskFormerSemanticDatasetMapper(DatasetMapper):
 
     def load_targets(self, dataset_dict: Mapping[str, Any], size: tuple[int, int]) -> Targets:
         path = dataset_dict["sem_seg_file_name"]
-        labels = read_label_map(path)
+        labels = read_labels(dataset_dict)
         check_size(path, labels.shape, size, dataset_dict["file_name"])
         return semantic_targets(labels, path, ignore_label=self.ignore_label, num_classes=self.num_classes)
 

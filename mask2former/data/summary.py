@@ -13,7 +13,8 @@ from pycocotools import mask as mask_api
 from tabulate import tabulate
 from tqdm import tqdm
 
-from mask2former.data.images import DataError, read_image, read_label_map, read_panoptic_png
+from mask2former.data.images import DataError, read_size
+from mask2former.data.labels import read_labels, read_segments
 from mask2former.data.targets import SegmentTargets, panoptic_targets, semantic_targets
 
 PANOPTIC, INSTANCE, SEMANTIC = "pan_seg_file_name", "annotations", "sem_seg_file_name"
@@ -214,8 +215,7 @@ def image_size(record: Record) -> Size:
     """(height, width) as the dict says, or else as the file does, upright."""
     if "height" in record and "width" in record:
         return record["height"], record["width"]
-    image = read_image(record["file_name"])
-    return image.shape[0], image.shape[1]
+    return read_size(record["file_name"])
 
 
 def read_objects(record: Record, kind: str, size: Size, metadata: Mapping[str, Any]) -> tuple[list[int], list[int]]:
@@ -226,12 +226,12 @@ def read_objects(record: Record, kind: str, size: Size, metadata: Mapping[str, A
         return [annotation["category_id"] for annotation in annotations], areas
     if kind == PANOPTIC:
         path = record["pan_seg_file_name"]
-        targets = panoptic_targets(read_panoptic_png(path), record["segments_info"], path)
+        targets = panoptic_targets(read_segments(record), record["segments_info"], path)
         return targets.classes.tolist(), segment_areas(targets)
     if kind == SEMANTIC:
         path = record["sem_seg_file_name"]
         ignore, number = metadata.get("ignore_label", 255), len(metadata.get("stuff_classes") or ()) or None
-        return present(semantic_targets(read_label_map(path), path, ignore_label=ignore, num_classes=number))
+        return present(semantic_targets(read_labels(record), path, ignore_label=ignore, num_classes=number))
     return [], []
 
 

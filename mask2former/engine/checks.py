@@ -7,9 +7,8 @@ would take minutes, and the mapper checks every one that it reads later.
 
 import logging
 import math
-import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,8 @@ from mask2former.d2 import comm
 from mask2former.d2.config import CfgNode
 from mask2former.d2.data import DatasetCatalog, MetadataCatalog
 from mask2former.data.check import label_problem, mask_problem
-from mask2former.data.images import read_label_map
+from mask2former.data.images import missing_files
+from mask2former.data.labels import read_labels
 from mask2former.data.mappers import DATASET_MAPPER_REGISTRY
 from mask2former.data.summary import CLASS_LISTS, ENTRIES, INSTANCE, PANOPTIC, SEMANTIC, entries, fullest_image
 from mask2former.engine.accumulation import check_accumulation
@@ -340,27 +340,12 @@ def check_files(name: str, dicts: DatasetDicts, *, keys: Sequence[str]) -> None:
         )
 
 
-def missing_files(paths: Iterable[str]) -> list[str]:
-    """Those of `paths` that do not exist, in their order; remote paths (`scheme://`) are taken to exist."""
-    listings: dict[str, set[str]] = {}
-    missing = []
-    for path in map(os.fspath, paths):
-        if "://" in path:
-            continue
-        folder, file = os.path.split(path)
-        if folder not in listings:
-            listings[folder] = set(os.listdir(folder or ".")) if os.path.isdir(folder or ".") else set()
-        if file not in listings[folder]:
-            missing.append(path)
-    return missing
-
-
 def check_label_maps(dicts: DatasetDicts, num_classes: int, *, ignore_label: int) -> None:
     """Check the pixel values of `LABEL_MAPS_READ` label maps, spread evenly over the data set."""
     step = max(1, len(dicts) // LABEL_MAPS_READ)
     found: set[int] = set()
     for item in dicts[::step][:LABEL_MAPS_READ]:
-        found.update(np.unique(read_label_map(item[SEMANTIC])).tolist())
+        found.update(np.unique(read_labels(item)).tolist())
         problem = label_problem(found, num_classes, ignore_label)
         if problem:
             raise SetupError(f"{item[SEMANTIC]}: {problem}")

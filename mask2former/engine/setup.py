@@ -20,6 +20,7 @@ from mask2former.d2.config import CfgNode
 from mask2former.d2.config_file import merge_config_file, merge_key_values
 from mask2former.d2.data import DatasetCatalog
 from mask2former.data.datasets.metadata import categories_of, dataset_metadata
+from mask2former.data.layouts import register_descriptions
 from mask2former.engine.agreement import failing_together
 from mask2former.engine.checks import check_output_dir
 from mask2former.engine.command import HANDLER, import_modules
@@ -39,7 +40,9 @@ def default_argument_parser() -> argparse.ArgumentParser:
 
 
 def setup(args: argparse.Namespace, cfg: CfgNode | None = None) -> CfgNode:
-    """Import what `--import` names, read the config, make OUTPUT_DIR with `config.yaml` in it, start logging.
+    """Import what `--import` names, read the config, register DATASETS.DESCRIPTIONS, start logging.
+
+    OUTPUT_DIR is made, with `config.yaml` in it.
 
     It is called in every process.
 
@@ -56,6 +59,7 @@ def setup(args: argparse.Namespace, cfg: CfgNode | None = None) -> CfgNode:
     """
     import_modules(getattr(args, "modules", ()))
     cfg = load_cfg(cfg or get_cfg(), args.config_file, args.opts)
+    register_descriptions(cfg.DATASETS.DESCRIPTIONS, beside=Path(args.config_file).parent)
     output_dir = Path(cfg.OUTPUT_DIR)
     make_output_dir(cfg)
     setup_logging(output_dir, rank=comm.get_rank())

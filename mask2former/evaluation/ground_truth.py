@@ -1,8 +1,11 @@
-"""Ground truth read from COCO panoptic and COCO instance files, indexed by image, with contiguous classes."""
+"""Ground truth read from COCO panoptic and COCO instance files, or from dataset dicts, indexed by image.
+
+Classes are contiguous.
+"""
 
 import logging
 import os
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -10,10 +13,12 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as mask_util
 
-from mask2former.d2.data import Metadata
+from mask2former.d2.data import DatasetCatalog, Metadata
 from mask2former.data.datasets.coco_json import instances_by_image, panoptic_annotations, read_annotations
-from mask2former.data.images import read_panoptic_png
+from mask2former.data.images import DataError, read_panoptic_png
+from mask2former.data.labels import read_segments
 from mask2former.data.rle import RLE, encode_mask
+from mask2former.data.segmentation import check_segmentation, find_wrong_code
 
 logger = logging.getLogger(__name__)
 
@@ -87,12 +92,15 @@ class PanopticGroundTruth:
         return os.path.join(self.root, self._annotation(image_id)["file_name"])
 
     def _read_png(self, annotation: dict[str, Any]) -> np.ndarray:
-        path = os.path.join(self.root, annotation["file_name"])
-        ids = read_panoptic_png(path)
+        path, ids = self._read_ids(annotation)
         absent = [s["id"] for s in annotation["segments_info"] if not (ids == s["id"]).any()]
         if absent:
             logger.warning("%s: segments %s of %s are not in this PNG", path, absent, self.json_file)
         return ids
+
+    def _read_ids(self, annotation: dict[str, Any]) -> tuple[str, np.ndarray]:
+        path = os.path.join(self.root, annotation["file_name"])
+        return path, read_panoptic_png(path)
 
     def instances(self, image_id: Hashable) -> list[GroundTruthInstance]:
         """The thing segments of an image; crowd segments keep `iscrowd`."""
@@ -161,13 +169,78 @@ class InstanceGroundTruth:
         return instances
 
 
+@dataclass(kw_only=True)
+class PanopticRecords(PanopticGroundTruth):
+    """Dataset dicts with panoptic PNGs, in place of the JSON; `json_file` is what messages call them."""
+
+    records: Sequence[dict[str, Any]] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        self._annotations = {record["image_id"]: record for record in self.records}
+
+    def file_name(self, image_id: Hashable) -> str:
+        path: str = self._annotation(image_id)["pan_seg_file_name"]
+        return path
+
+    def _read_ids(self, annotation: dict[str, Any]) -> tuple[str, np.ndarray]:
+        return annotation["pan_seg_file_name"], read_segments(annotation)
+
+
+@dataclass(kw_only=True)
+class InstanceRecords:
+    """Dataset dicts with annotations; `json_file` is what messages call them."""
+
+    json_file: str
+    records: Sequence[dict[str, Any]] = field(repr=False)
+    _by_image: dict[Hashable, dict[str, Any]] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._by_image = {record["image_id"]: record for record in self.records}
+
+    def __contains__(self, image_id: Hashable) -> bool:
+        return image_id in self._by_image
+
+    @property
+    def image_ids(self) -> Iterable[Hashable]:
+        return self._by_image.keys()
+
+    def instances(self, image_id: Hashable) -> list[GroundTruthInstance]:
+        """The objects of an image.
+
+        Raises:
+            KeyError: there is no such image.
+            DataError: a mask that is none of this image.
+        """
+        record = _lookup(self._by_image, image_id, self.json_file)
+        height, width = record["height"], record["width"]
+        instances = []
+        for place, annotation in enumerate(record.get("annotations", ()), 1):
+            try:
+                rle = encode_annotation(check_segmentation(annotation["segmentation"], height, width), height, width)
+                if find_wrong_code([rle]) is not None:
+                    raise ValueError("run lengths that do not add up to the image's pixels")
+            except (ValueError, TypeError) as error:
+                raise DataError(f"{record['file_name']}: object {place}: {error}") from error
+            instances.append(
+                GroundTruthInstance(
+                    category_id=annotation["category_id"],
+                    rle=rle,
+                    area=annotation["area"] if "area" in annotation else float(mask_util.area(rle)),
+                    iscrowd=bool(annotation.get("iscrowd", 0)),
+                )
+            )
+        return instances
+
+
 def panoptic_ground_truth(metadata: Metadata) -> PanopticGroundTruth | None:
     """The panoptic ground truth that `metadata` names; evaluators of one data set share one object.
 
-    None where `panoptic_json` is not set or lists images without annotations.
+    Without `panoptic_json` it is that of the dataset dicts, if these name panoptic PNGs. None where neither has
+    annotations.
     """
     if not metadata.get("panoptic_json"):
-        return None
+        truth = _ground_truth_of_records(metadata)
+        return truth if isinstance(truth, PanopticGroundTruth) else None
     json_file = str(metadata.panoptic_json)
     things = metadata.get("thing_dataset_id_to_contiguous_id") or {}
     try:
@@ -182,12 +255,16 @@ def panoptic_ground_truth(metadata: Metadata) -> PanopticGroundTruth | None:
         return None
 
 
-def instance_ground_truth(metadata: Metadata) -> InstanceGroundTruth | PanopticGroundTruth | None:
+def instance_ground_truth(metadata: Metadata) -> InstanceGroundTruth | InstanceRecords | PanopticGroundTruth | None:
     """The objects in `json_file`, or, where there is no such file, the things of the panoptic ground truth.
+
+    Where the metadata name no file, the annotations of the dataset dicts.
 
     None where neither has annotations.
     """
     json_file = metadata.get("json_file")
+    if json_file is None and not metadata.get("panoptic_json"):
+        return _ground_truth_of_records(metadata)
     if json_file is None or (metadata.get("panoptic_json") is not None and not os.path.exists(json_file)):
         logger.info(
             "%s: AP against the things of the panoptic annotations (json_file is %s)",
@@ -202,6 +279,16 @@ def instance_ground_truth(metadata: Metadata) -> InstanceGroundTruth | PanopticG
         return None
 
 
+def _ground_truth_of_records(metadata: Metadata) -> InstanceRecords | PanopticRecords | None:
+    if metadata.name not in DatasetCatalog:
+        return None
+    things = metadata.get("thing_dataset_id_to_contiguous_id") or {}
+    num_classes = max([*class_of_category(metadata).values(), -1]) + 1
+    return _cached_ground_truth_of_records(
+        metadata.name, DatasetCatalog[metadata.name], tuple(things.values()), num_classes
+    )
+
+
 def class_of_category(metadata: Metadata) -> dict[int, int]:
     """Contiguous classes by the category ids of a panoptic set's files."""
     things = metadata.get("thing_dataset_id_to_contiguous_id") or {}
@@ -214,6 +301,20 @@ def _cached_panoptic_ground_truth(
     json_file: str, root: str, class_of: tuple[tuple[int, int], ...], things: tuple[int, ...], mtime_ns: int
 ) -> PanopticGroundTruth:
     return PanopticGroundTruth(json_file=json_file, root=root, class_of=dict(class_of), things=frozenset(things))
+
+
+@lru_cache(maxsize=2)
+def _cached_ground_truth_of_records(
+    name: str, load: Callable[[], list[dict[str, Any]]], things: tuple[int, ...], num_classes: int
+) -> InstanceRecords | PanopticRecords | None:
+    """Of a registered function: evaluators of one data set share one object."""
+    records, title = load(), f"data set {name}"
+    if all("pan_seg_file_name" in record for record in records):
+        class_of = {number: number for number in range(num_classes)}
+        return PanopticRecords(json_file=title, root="", class_of=class_of, things=frozenset(things), records=records)
+    if all("annotations" in record for record in records):
+        return InstanceRecords(json_file=title, records=records)
+    return None
 
 
 def encode_annotation(segmentation: list | RLE, height: int, width: int) -> RLE:

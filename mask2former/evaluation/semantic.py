@@ -14,7 +14,7 @@ from tabulate import tabulate
 from torch import Tensor
 
 from mask2former.d2.data import DatasetCatalog
-from mask2former.data.images import read_label_map
+from mask2former.data.labels import read_labels
 from mask2former.evaluation.base import ImageEvaluator, image_key
 from mask2former.evaluation.ground_truth import PanopticGroundTruth, panoptic_ground_truth
 from mask2former.evaluation.output import encode_png, model_output, prediction_name
@@ -121,8 +121,9 @@ class SemSegEvaluator(ImageEvaluator):
         super().__init__(dataset_name, output_dir, distributed=distributed)
         self._class_names = list(self._metadata.stuff_classes)
         self._ignore_label = self._metadata.get("ignore_label", 255)
+        keys = ("sem_seg_file_name", "sem_seg_values", "sem_seg_colors")
         self._label_files = {
-            image_key(record): record["sem_seg_file_name"]
+            image_key(record): {key: record[key] for key in keys if key in record}
             for record in DatasetCatalog.get(dataset_name)
             if record.get("sem_seg_file_name")
         }
@@ -192,8 +193,8 @@ class SemSegEvaluator(ImageEvaluator):
         if self._ground_truth is None:
             if image_id not in self._label_files:
                 raise KeyError(f"{self._metadata.name}: image {image_id!r} has no sem_seg_file_name")
-            path = self._label_files[image_id]
-            return read_label_map(path), path, self._ignore_label
+            record = self._label_files[image_id]
+            return read_labels(record), record["sem_seg_file_name"], self._ignore_label
         ids, segments = self._ground_truth.read(image_id)
         labels = np.full(ids.shape, -1, dtype=np.int64)
         for segment in segments:

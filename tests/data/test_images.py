@@ -9,9 +9,11 @@ from mask2former.data.images import (
     UnreadableImageError,
     check_size,
     id_to_rgb,
+    read_colors,
     read_image,
     read_label_map,
     read_panoptic_png,
+    read_size,
     rgb_to_id,
 )
 
@@ -139,6 +141,27 @@ def test_coloured_label_map_is_refused(tmp_path: Path, picture: np.ndarray) -> N
     Image.fromarray(picture).save(tmp_path / "colour.png")
     with pytest.raises(DataError, match=r"colour\.png.*mode RGB"):
         read_label_map(tmp_path / "colour.png")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
+def test_label_map_of_equal_channels(tmp_path: Path, mode: str) -> None:
+    labels = np.array([[0, 1], [254, 255]], np.uint8)
+    Image.fromarray(labels).convert(mode).save(tmp_path / "labels.png")
+    assert np.array_equal(read_label_map(tmp_path / "labels.png"), labels)
+    assert np.array_equal(read_colors(tmp_path / "labels.png"), labels.astype(int) * 65793)
+
+
+def test_size_is_that_of_the_image_as_it_is_shown(tmp_path: Path, picture: np.ndarray) -> None:
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    assert read_size(tmp_path / "a.png") == (20, 30)
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(picture).save(tmp_path / "turned.jpg", exif=exif)
+        assert read_size(tmp_path / "turned.jpg") == read_image(tmp_path / "turned.jpg").shape[:2]
+    (tmp_path / "no.png").write_text("no image")
+    with pytest.raises(UnreadableImageError, match=r"no\.png: cannot be read"):
+        read_size(tmp_path / "no.png")
 
 
 def test_sizes_are_named_on_both_sides() -> None:

@@ -212,6 +212,7 @@ def instance_dicts(
                 "category_id": contiguous_ids[annotation["category_id"]],
                 "iscrowd": annotation.get("iscrowd", 0),
                 "segmentation": annotation["segmentation"],
+                **({"area": annotation["area"]} if "area" in annotation else {}),
             }
             for annotation in annotations
         ]

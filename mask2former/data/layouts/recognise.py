@@ -1,0 +1,105 @@
+"""From a folder or file to a description of the data in it."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from mask2former.d2.data import DatasetCatalog
+from mask2former.data.datasets.metadata import first_few
+from mask2former.data.images import DataError, check_size, read_size
+from mask2former.data.layouts.description import DataDescription, is_described
+from mask2former.data.layouts.layout import Found, Layout
+from mask2former.data.layouts.registry import LAYOUTS
+from mask2former.data.layouts.splits import SPLITS, TRAIN, settle
+from mask2former.data.layouts.values import IGNORED
+from mask2former.similar import did_you_mean
+
+AUTO = "auto"
+SIZES_READ = 1000
+"""Of the images of a split, whose size is compared with what the annotations say; training compares all."""
+
+
+def describe(path: str | os.PathLike[str], task: str = AUTO, *, seed: int = 0, name: str = "") -> DataDescription:
+    """What data there are below a folder, or in a file, and how to train on them.
+
+    Args:
+        path: a folder, an annotation file, or a data description (then the rest is as it says there).
+        task: "instance", "semantic", "panoptic", or "auto" for what the layout is made for.
+        seed: of the images drawn for validation where no names tell a split.
+        name: first part of the names of registered data sets; "" takes the folder's.
+
+    Raises:
+        FileNotFoundError: no such file or folder.
+        DataError: no known layout, or one with mistakes; the message names the file and the fix.
+    """
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file or folder {path.absolute()}")
+    if path.suffix.lower() in (".yaml", ".yml") and _is_description(path):
+        description = DataDescription.from_yaml(path)
+        if task not in (AUTO, description.task):
+            raise DataError(f"{path} describes data for task {description.task}, not {task}: describe the data anew")
+        return description
+    layout, found = _recognise(path, task)
+    task = layout.tasks[0] if task == AUTO else task
+    name = _free_name(name or re.sub(r"\W+", "_", found.root.resolve().name).strip("_") or "own")
+    layout.read_categories(found, task)
+    kept = [item["name"] for item in found.categories if "value" not in item or item["name"].lower() not in IGNORED]
+    description = DataDescription(
+        name=name,
+        layout=layout.name,
+        task=task,
+        root=str(found.root.resolve()),
+        splits={TRAIN: next(iter(found.splits.values()))},
+        categories=tuple({"id": number, **category} for number, category in enumerate(found.categories)),
+        classes={name: (name,) for name in kept},
+        seed=seed,
+        source=str(path),
+    )
+    splits = settle(found.splits, _image_names(description, found), seed, found.notes)
+    return replace(description, splits=splits, notes=tuple(found.notes))
+
+
+def _free_name(name: str) -> str:
+    """The name, or one like it where data sets that no description stands behind begin with it."""
+    taken = {other for other in DatasetCatalog.list() if not is_described(other)}
+    return next(n for n in (name, f"{name}_data", "own") if not {f"{n}_{split}" for split in SPLITS} & taken)
+
+
+def _is_description(path: Path) -> bool:
+    return re.search(r"^layout:", path.read_text(encoding="utf-8", errors="replace"), re.M) is not None
+
+
+def _recognise(path: Path, task: str) -> tuple[Layout, Found]:
+    tasks = {item for layout in LAYOUTS.values() for item in layout.tasks}
+    if task not in (AUTO, *tasks):
+        raise DataError(f"there is no task {task!r}{did_you_mean(task, [AUTO, *tasks], else_all=True)}")
+    all_found = {name: found for name, layout in LAYOUTS.items() if (found := layout.find(path)) is not None}
+    if not all_found:
+        known = "; ".join(layout.title for layout in LAYOUTS.values())
+        raise DataError(f"{path}: no known layout of data: {known}. docs/own_data.md shows what each looks like")
+    fitting = [name for name in all_found if task in (AUTO, *LAYOUTS[name].tasks)]
+    if not fitting:
+        there = {LAYOUTS[name].title: LAYOUTS[name].tasks for name in all_found}
+        what = "; ".join(f"{title}, for {' or '.join(tasks)}" for title, tasks in there.items())
+        raise DataError(f"{path}: nothing for task {task}; there is {what}")
+    layout, found = LAYOUTS[fitting[0]], all_found[fitting[0]]
+    others = [f"{LAYOUTS[name].title} (task {LAYOUTS[name].tasks[0]})" for name in all_found if name != fitting[0]]
+    if others:
+        found.notes.append(f"taken as {layout.title}; not read: {first_few(others)}")
+    return layout, found
+
+
+def _image_names(description: DataDescription, found: Found) -> Mapping[str, list[str]]:
+    """The images of the splits from which others may be drawn, relative to their folder; checks all of them."""
+    names = {}
+    for name, split in found.splits.items():
+        one = replace(description, splits={TRAIN: split})
+        records = one.load(TRAIN)
+        for record in records[:: max(1, len(records) // SIZES_READ)]:
+            size = (record["height"], record["width"])
+            check_size(record["file_name"], read_size(record["file_name"]), size, "its annotation")
+        names[name] = [os.path.relpath(record["file_name"], found.root / split.images) for record in records]
+    return names
