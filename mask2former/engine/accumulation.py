@@ -28,10 +28,16 @@ def check_accumulation(cfg: CfgNode, *, world_size: int) -> None:
 
 
 def split_batch(batch: Sequence[dict[str, Any]], parts: int) -> list[Sequence[dict[str, Any]]]:
-    """A batch in equally large parts, in order; the batch itself for one."""
+    """A batch in equally large parts, in order; the batch itself for one.
+
+    Raises:
+        ValueError: it cannot be divided.
+    """
     if parts == 1:
         return [batch]
-    size = len(batch) // parts
+    size, rest = divmod(len(batch), parts)
+    if rest or not size:
+        raise ValueError(f"a batch of {len(batch)} images cannot be divided into SOLVER.ACCUMULATION_STEPS {parts}")
     return [batch[number * size : (number + 1) * size] for number in range(parts)]
 
 

@@ -134,3 +134,11 @@ def test_batches_that_cannot_be_divided_are_refused(tmp_path, parts, processes):
     with pytest.raises(ValueError, match=f"SOLVER.ACCUMULATION_STEPS is {parts}, .*multiple of"):
         check_accumulation(cfg, world_size=processes)
     check_accumulation(tiny_cfg(tmp_path, ACCUMULATION_STEPS=2), world_size=2)
+
+
+def test_batch_of_another_size_is_not_cut():
+    """A loader of one's own may give what the check before the first step does not know."""
+    assert split_batch([{"n": 0}, {"n": 1}, {"n": 2}, {"n": 3}], 2) == [[{"n": 0}, {"n": 1}], [{"n": 2}, {"n": 3}]]
+    for size in (5, 1):
+        with pytest.raises(ValueError, match=f"batch of {size} images cannot be divided into .* 2"):
+            split_batch([{}] * size, 2)
