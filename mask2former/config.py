@@ -24,7 +24,7 @@ def add_maskformer2_config(cfg: CfgNode) -> None:
     _add_solver(cfg)
     _set_default(
         cfg.MODEL,
-        COMPILE=False,  # torch.compile backbone and head, for images of any size; the first steps take minutes
+        COMPILE=False,  # torch.compile backbone and head; the first step, and the first of another size, take minutes
         ACTIVATION_CHECKPOINTING=False,  # recompute activations of backbone and pixel decoder in the backward pass
         FREEZE=[],  # patterns of names of modules and parameters that stay as they are, such as "backbone.res2"
         # The classes in the order of the output: `name`, `color` (R, G, B) and `isthing` of each. Training writes here,

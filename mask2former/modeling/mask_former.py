@@ -117,7 +117,7 @@ class MaskFormer(nn.Module):
         self.detections_per_image = detections_per_image
         if compile_model:
             for module in (self.backbone, self.sem_seg_head):
-                module.compile(dynamic=True)  # in place: names in the state dict stay
+                module.compile()  # in place: names in the state dict stay
         self.max_inference_bytes = max_inference_bytes
         self.compact_outputs = compact_outputs
 

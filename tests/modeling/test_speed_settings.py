@@ -55,9 +55,9 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     original = nn.Module.compile
 
-    def whole_graph(self: nn.Module, *, dynamic: bool) -> None:
+    def whole_graph(self: nn.Module) -> None:
         names.append(type(self).__name__)
-        original(self, fullgraph=True, backend="eager", dynamic=dynamic)
+        original(self, fullgraph=True, backend="eager")
 
     monkeypatch.setattr(nn.Module, "compile", whole_graph)
     torch.compiler.reset()
@@ -97,7 +97,7 @@ def test_swin_is_compiled_stage_by_stage(compiled: list[str]) -> None:
     torch.manual_seed(0)
     plain = SwinTransformer(embed_dim=12, depths=(2, 1, 1, 1), window_size=4, out_features=["res2"], num_heads=(2,) * 4)
     model = copy.deepcopy(plain)
-    model.compile(dynamic=True)
+    model.compile()
     assert compiled == ["SwinStage"]
     assert list(model.state_dict()) == list(plain.state_dict())
     for height, width in ((64, 96), (90, 70)):
