@@ -189,6 +189,10 @@ def test_missing_files_lists_ten(tmp_path):
     assert "10.png" not in text
     assert "and 2 more" in text
     assert "DETECTRON2_DATASETS" in text
+    with pytest.raises(SetupError) as error:
+        check_files("shapes", dicts[:11], keys=("file_name",))
+    assert str(error.value).startswith("10 files")
+    assert "more" not in str(error.value)
 
 
 def test_missing_panoptic_png_is_found(cfg, register, panoptic_dicts):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -94,8 +96,9 @@ def test_sampling_equals_that_of_float_masks(monkeypatch: pytest.MonkeyPatch, co
 
 
 def test_wrong_planes_are_named() -> None:
-    with pytest.raises(ValueError, match=r"uint8 \(G, H, W\), not torch.bool \(2, 3\)"):
-        PackedMasks(torch.zeros(2, 3, dtype=torch.bool))
+    for dtype, shape in ((torch.bool, (1, 2, 3)), (torch.uint8, (2, 3))):
+        with pytest.raises(ValueError, match=rf"uint8 \(G, H, W\), not {dtype} {re.escape(str(shape))}"):
+            PackedMasks(torch.zeros(shape, dtype=dtype))
 
 
 def test_boxes_are_those_of_bit_masks() -> None:

@@ -3,13 +3,14 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import cv2
 import numpy as np
 import pytest
 
 from mask2former.d2.data import DatasetCatalog
 from mask2former.data.datasets.cityscapes import register_cityscapes
 from mask2former.data.images import DataError, read_label_map, read_panoptic_png
-from mask2former.data.prepare.cityscapes import prepare, train_id_lookup
+from mask2former.data.prepare.cityscapes import prepare, train_id_lookup, train_ids
 from mask2former.data.targets import panoptic_targets
 from tests.helpers.catalog import registered_below
 from tests.helpers.layouts import SIZE, make_cityscapes, save
@@ -57,13 +58,15 @@ def test_all_three_tasks(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("cityscapesscripts")
-def test_train_ids_are_the_table_s() -> None:
+def test_train_ids_are_the_table_s(tmp_path: Path) -> None:
     from cityscapesscripts.helpers.labels import id2label
 
     lookup = train_id_lookup()
     for number in range(34):
         assert lookup[number] == id2label[number].trainId
     assert (lookup[34:] == 255).all()
+    save(tmp_path / "bicycle.png", np.full(SIZE, 33, np.uint8))
+    assert (cv2.imdecode(np.frombuffer(train_ids(lookup, tmp_path / "bicycle.png"), np.uint8), 0) == 18).all()
 
 
 @pytest.mark.usefixtures("cityscapesscripts")

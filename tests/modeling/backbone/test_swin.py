@@ -189,6 +189,7 @@ def test_exports_with_its_features_unchanged():
     ("settings", "message"),
     [
         ({"depths": (2, 2, 2)}, r"DEPTHS \[2, 2, 2\]"),
+        ({"num_heads": (2, 2, 4)}, r"NUM_HEADS \[2, 2, 4\] need 4 numbers"),
         ({"num_heads": (3, 2, 4, 8)}, r"NUM_HEADS\[0\] is 3; it must divide the stage's 16 channels"),
         ({"window_size": 0}, "WINDOW_SIZE 0 must be positive"),
         ({"out_features": ["stem"]}, r"OUT_FEATURES are \['stem'\]"),
