@@ -119,7 +119,8 @@ def test_coco_checkpoint_learns_three_classes(data, checkpoint, tmp_path, caplog
     with restored_logging():
         main(default_argument_parser().parse_args(options))
 
-    assert "re-initialised (classes differ)" in caplog.text
+    assert "Rows of the class head kept by name: none. New, with random values: bright, dark, ground" in caplog.text
+    assert "re-initialised" not in caplog.text
     assert "missing in the file" not in caplog.text
     assert "skipped" not in caplog.text
     trained = torch.load(output / "model_final.pth", weights_only=True)["model"]
@@ -132,5 +133,5 @@ def test_coco_checkpoint_learns_three_classes(data, checkpoint, tmp_path, caplog
     assert 0 < (trained[name] - checkpoint[name]).abs().max() < 0.1
     lines = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
     assert lines[-1]["iteration"] == ITERATIONS - 1
-    assert lines[-1]["sem_seg/mIoU"] > 50  # "ground" everywhere would have 28
+    assert lines[-1]["sem_seg/mIoU"] > 35  # "ground" everywhere would have 28
     assert lines[-1]["segm/AP50"] > 50

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -158,6 +159,7 @@ class Checkpointer:
         complete: bool = False,
         strict: bool = False,
         averaged: bool = False,
+        categories: Sequence[Mapping[str, Any]] = (),
     ) -> dict[str, Any]:
         """Restore the latest checkpoint of the folder if `resume` and there is one, else load `weights`.
 
@@ -167,6 +169,7 @@ class Checkpointer:
             complete: let `weights` be there, and leave nothing in the model at random.
             strict: let `weights` differ in nothing from the model.
             averaged: load the average of the weights alone, from either file.
+            categories: the classes of the model, see `load_weights`.
 
         Returns:
             What `save` was given as `state`, or {} if nothing was restored.
@@ -178,7 +181,9 @@ class Checkpointer:
         if resume and latest is None:
             logger.info("No checkpoint in %s to resume from", self.folder)
         if os.fspath(weights) or complete:
-            load_weights(self.model, weights, complete=complete, strict=strict, averaged=averaged)
+            load_weights(
+                self.model, weights, complete=complete, strict=strict, averaged=averaged, categories=categories
+            )
         else:
             logger.info("MODEL.WEIGHTS is empty: the model starts from its random initialisation")
         return {}

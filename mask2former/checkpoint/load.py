@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from tabulate import tabulate
 from torch import Tensor, nn
 
 from mask2former.checkpoint.backbones import is_backbone_surplus
+from mask2former.checkpoint.class_rows import ClassRows, known_classes, match_classes
 from mask2former.checkpoint.convert import convert_names
 from mask2former.checkpoint.errors import CheckpointError
 from mask2former.checkpoint.reader import read_checkpoint
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 OWN = ("criterion.empty_weight", "pixel_mean", "pixel_std", "relative_position_index")
 # Counts that nothing depends on: taken along, but not missed.
 UNTOLD = ("num_batches_tracked",)
-# One row for each class: begin anew when their number differs.
+# One row for each class: begin anew when their number differs, but for classes of the same name.
 CLASS_HEADS = ("class_embed.weight", "class_embed.bias", "predictor.weight", "predictor.bias")
 # One row for each query: those that both have are kept.
 QUERIES = ("query_feat.weight", "query_embed.weight")
@@ -54,11 +55,13 @@ class LoadReport:
     """In the file only."""
     categories: tuple[dict[str, Any], ...] = ()
     """The classes that the weights were trained on, as in MODEL.CATEGORIES; empty where the file does not say."""
+    class_rows: ClassRows | None = None
+    """What became of each class's rows, where the classes of file and model are known and differ."""
 
     @property
     def complete(self) -> bool:
-        """Whether every tensor of the model and of the file was used, in its own size."""
-        return not (self.resized or self.reinitialised or self.missing or self.skipped)
+        """Whether every tensor of the model and of the file was used, as it is."""
+        return not (self.resized or self.reinitialised or self.missing or self.skipped or self.class_rows)
 
     @property
     def backbone_only(self) -> bool:
@@ -73,6 +76,7 @@ class LoadReport:
             and all(name.removeprefix(BACKBONE).startswith("norm") for name in backbone)
             and all(is_backbone_surplus(name.removeprefix(BACKBONE)) for name in self.skipped)
             and not self.reinitialised
+            and not self.class_rows
         )
 
     @property
@@ -91,7 +95,8 @@ class LoadReport:
             ("missing in the file", len(self.missing), _parts(self.missing)),
             ("skipped (not in the model)", len(self.skipped), _parts(self.skipped)),
         ]
-        return tabulate([row for row in rows if row[1]], headers=["weights", "tensors", "where"])
+        text = tabulate([row for row in rows if row[1]], headers=["weights", "tensors", "where"])
+        return text if self.class_rows is None else f"{text}\n{self.class_rows.text()}"
 
     def log(self) -> None:
         """Log a line if all is as it should be, else the table; as a warning if the model keeps initial values."""
@@ -106,7 +111,8 @@ class LoadReport:
                 ", ".join(others),
             )
         else:
-            usual = not (self.reinitialised or self.missing or self.skipped)
+            new_classes = self.class_rows is not None and self.class_rows.new
+            usual = not (self.reinitialised or self.missing or self.skipped or new_classes)
             level = logging.INFO if usual else logging.WARNING
             logger.log(level, "Weights from %s:\n%s", self.path, self.table())
 
@@ -118,11 +124,13 @@ def load_weights(
     complete: bool = False,
     strict: bool = False,
     averaged: bool = False,
+    categories: Sequence[Mapping[str, Any]] = (),
 ) -> LoadReport:
     """Load weights from `path` (see `read_checkpoint`) into `model`, as far as they fit, and log a report.
 
-    Names are converted (see `convert_names`). With another number of classes the class head begins anew; with
-    another number of queries the common ones are kept; Swin's position tables are resized.
+    Names are converted (see `convert_names`). With another number of classes the class head begins anew, but for
+    classes whose names the file has too and for "no object"; with another number of queries the common ones are kept;
+    Swin's position tables are resized.
 
     Args:
         model: a model, or a part such as a backbone.
@@ -130,6 +138,8 @@ def load_weights(
         complete: the file must have every tensor of the model, in its size; it may hold more.
         strict: allow no difference; what `convert_names` renames is none.
         averaged: load the running average of the weights, which a training checkpoint may have beside them.
+        categories: the classes of the model, as in MODEL.CATEGORIES, to be looked for in the file by their names;
+            without them rows are taken by their number.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -151,6 +161,9 @@ def load_weights(
     common = {name: weights[name] for name in own if name in weights}
     _check_architecture(own.keys(), common.keys(), weights.keys(), path)
 
+    trained_on = known_classes(path, content)
+    rows = match_classes(trained_on, categories)
+    common, rows = _fit_classes(common, own, rows)
     common, resized, reinitialised = _fit_shapes(common, own, path)
     report = LoadReport(
         path=os.fspath(path),
@@ -160,7 +173,8 @@ def load_weights(
         reinitialised=tuple(sorted(reinitialised)),
         missing=tuple(name for name in own if name not in weights and not name.endswith(UNTOLD)),
         skipped=tuple(name for name in weights if name not in own and not name.endswith(UNTOLD)),
-        categories=tuple(content.get("categories", ())),
+        categories=tuple(trained_on),
+        class_rows=rows,
     )
     if strict and not report.complete:
         raise CheckpointError(f"{path} does not fit the model exactly:\n{report.table()}")
@@ -175,6 +189,16 @@ def load_weights(
         raise CheckpointError(f"{path} does not fit the model: {error}") from error
     report.log()
     return report
+
+
+def _fit_classes(
+    stored: dict[str, Tensor], own: dict[str, Tensor], rows: ClassRows | None
+) -> tuple[dict[str, Tensor], ClassRows | None]:
+    """Return weights whose class heads have the rows of the model's classes, and the rows if any head has them."""
+    heads = [name for name in stored if name.endswith(CLASS_HEADS) and rows and rows.fit(stored[name], own[name])]
+    if rows is None or not heads:
+        return stored, None
+    return stored | {name: rows.fill(stored[name], own[name]) for name in heads}, rows
 
 
 def _fit_shapes(

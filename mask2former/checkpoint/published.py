@@ -56,6 +56,16 @@ def get_checkpoint_url(name: str) -> str:
     return models[name].checkpoint
 
 
+def published_name(weights: str) -> str:
+    """The published model of `zoo://` and its name, of its address, or of a file named as published; "" if none."""
+    models = published_models()
+    if weights.startswith("zoo://"):
+        name = weights.removeprefix("zoo://").removesuffix(".yaml")
+        return name if name in models else ""
+    file = Path(weights).name
+    return next((name for name, model in models.items() if model.checkpoint.endswith(f"/{file}")), "")
+
+
 def suggest_model(name: str, known: Iterable[str]) -> str:
     """Return suggestions for a misspelt name of a model: names that end like it, and like ones."""
     names = sorted(known)

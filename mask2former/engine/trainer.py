@@ -142,7 +142,9 @@ class Trainer(Builders):
         self._is_loaded = True
         settings = optimizer_settings(self.optimizer)
         with failing_together():
-            state = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume, strict=strict)
+            state = self.checkpointer.resume_or_load(
+                self.cfg.MODEL.WEIGHTS, resume=resume, strict=strict, categories=self.cfg.MODEL.CATEGORIES
+            )
             if "iteration" in state:
                 self.start_iter = self.iter = state["iteration"] + 1
                 if self._seed_was_drawn:
