@@ -10,7 +10,7 @@ AUGMENTATION, MAPPERS, LOADER, TARGETS = "data/augmentation.py", "data/mappers.p
 EXAMPLE, ADE20K, COCO = "data/example.py", "data/prepare/ade20k.py", "data/datasets/coco.py"
 IMAGES, MASKS, POINTS = "data/images.py", "modeling/masks.py", "modeling/points.py"
 PAIRS, LAYERS, RESNET = "modeling/pairs.py", "modeling/transformer.py", "modeling/backbone/resnet.py"
-CPU = "ops/cpu.py"
+CPU, DERIVE = "ops/cpu.py", "engine/derive.py"
 INITIAL = ("modeling/test_initialisation.py",)
 SEMANTIC, PANOPTIC, INSTANCE = (f"evaluation/{name}.py" for name in ("semantic", "panoptic", "instance"))
 PRECISION, BOUNDARY, RLE = "evaluation/average_precision.py", "evaluation/boundary.py", "data/rle.py"
@@ -411,4 +411,14 @@ MUTANTS = [
         'int(side) for side in rle["size"][::-1]',
         ("evaluation/test_instance.py", "data/test_rle.py"),
     ),
+    # own data
+    Mutant("class rows by number", "checkpoint/class_rows.py", "stored[self.kept[name]]", "stored[row]"),
+    Mutant("no-object row anew", "checkpoint/class_rows.py", "filled[-1] = stored[-1]", "pass"),
+    Mutant("names told apart by case", "checkpoint/class_rows.py", "name.lower()", "name"),
+    Mutant("rate of another batch", DERIVE, "rate * cfg.SOLVER.IMS_PER_BATCH / batch", "rate"),
+    Mutant("as many queries as objects", DERIVE, "MARGIN * data.most[0]", "data.most[0]"),
+    Mutant("given keys replaced", DERIVE, "if setting.key not in given:", "if True:"),
+    Mutant("steps of the published length", DERIVE, "round(share * length)", "round(share * 368750)"),
+    Mutant("all free memory taken", "engine/probe.py", '"cpu": 0.75', '"cpu": 1.0'),
+    Mutant("crowds are objects", "data/summary.py", 'if not entry.get("iscrowd", 0)', "if True"),
 ]

@@ -30,6 +30,13 @@ def get_config_file(name: str) -> Path:
     return files[name]
 
 
+def shipped_name(path: Path) -> str:
+    """Return the name of a config file that the package carries; "" for any other file."""
+    resolved = path.resolve()
+    folder = next((folder.resolve() for folder in _FOLDERS if folder.resolve() in resolved.parents), None)
+    return "" if folder is None else resolved.relative_to(folder).with_suffix("").as_posix()
+
+
 def find_config_file(text: str | os.PathLike[str]) -> Path:
     """Return the path of a config that a user names: a file, or one of the model zoo, with or without `configs/`.
 

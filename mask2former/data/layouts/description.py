@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -48,6 +49,9 @@ class _Registered:
     def __call__(self) -> Records:
         return self.description.load(self.split)
 
+    def __hash__(self) -> int:
+        return hash((self.description.name, self.split))  # evaluators cache by it; a description holds dicts
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataDescription:
@@ -61,6 +65,7 @@ class DataDescription:
         splits: "train", "val", "test".
         categories: the classes in the files: `name`; `id`, `isthing`, `color`, `value` where they say so.
         classes: the classes of the model → names of categories that each stands for; the others are left out.
+        class_weights: how much classes of the model count in the classification loss; 1 for those it does not name.
         seed: of splits that were drawn.
         notes: what was decided, or left out and why.
     """
@@ -72,6 +77,7 @@ class DataDescription:
     splits: Mapping[str, Split]
     categories: Sequence[Category]
     classes: Mapping[str, Sequence[str]]
+    class_weights: Mapping[str, float] = field(default_factory=dict)
     seed: int = 0
     notes: Sequence[str] = ()
     source: str = field(default="the description", compare=False)
@@ -81,6 +87,11 @@ class DataDescription:
         if self.task not in layout.tasks:
             raise DataError(f"{self.source}: task {self.task!r}; {layout.title} is for {' or '.join(layout.tasks)}")
         check_mapping(self.classes, self.categories, self.source)
+        for name in self.class_weights:
+            if name not in self.classes:
+                raise DataError(
+                    f"{self.source}: class_weights: no class {name!r}{did_you_mean(name, self.classes, else_all=True)}"
+                )
 
     @property
     def model_classes(self) -> list[Category]:
@@ -177,10 +188,11 @@ class DataDescription:
             "seed": self.seed,
             "classes": list(self.classes) if same else {k: _one_or_list(v) for k, v in self.classes.items()},
             "categories": [dict(category) for category in self.categories],
+            "class_weights": dict(self.class_weights),
             "notes": list(self.notes),
         }
         drawn = any(split.portion for split in self.splits.values())
-        return {key: value for key, value in content.items() if value != [] and (key != "seed" or drawn)}
+        return {key: value for key, value in content.items() if value not in ([], {}) and (key != "seed" or drawn)}
 
     @classmethod
     def from_yaml(cls, path: str | os.PathLike[str]) -> DataDescription:
@@ -200,7 +212,7 @@ class DataDescription:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any], source: str) -> DataDescription:
         """Of plain values; a relative `root` is relative to the folder of `source`."""
-        known = ("name", "layout", "task", "root", "splits", "seed", "classes", "categories", "notes")
+        known = ("name", "layout", "task", "root", "splits", "seed", "classes", "categories", "class_weights", "notes")
         _check_keys(content, known, ("layout", "task", "root", "splits", "categories"), source)
         root = os.path.abspath(os.path.join(os.path.dirname(source), os.path.expanduser(str(content["root"]))))
         categories = _records(content["categories"], source)
@@ -213,6 +225,7 @@ class DataDescription:
             splits=_splits(content["splits"], source),
             categories=categories,
             classes=parse_mapping(classes, source),
+            class_weights=_weights(content.get("class_weights", {}), source),
             seed=int(content.get("seed", 0)),
             notes=tuple(map(str, content.get("notes", ()))),
             source=source,
@@ -222,7 +235,8 @@ class DataDescription:
 HEADER = """\
 # What is known of some data: read by `describe`, by `--data`, and for DATASETS.DESCRIPTIONS of a config.
 # `classes` may be edited. As a list it keeps these classes; as `name: name` and `name: [name, name]` it renames and
-# merges them. Names are those under `categories`; what none names is left out.
+# merges them. Names are those under `categories`; what none names is left out. `class_weights`, such as
+# `class_weights: {car: 2.0}`, says how much classes count in the classification loss; the others have 1.
 """
 
 
@@ -267,6 +281,15 @@ def _check_keys(content: Any, known: Sequence[str], needed: Sequence[str], sourc
     missing = [key for key in needed if key not in content]
     if missing:
         raise DataError(f"{source}: lacks {', '.join(missing)}; this is no data description")
+
+
+def _weights(content: Any, source: str) -> dict[str, float]:
+    if not isinstance(content, Mapping):
+        raise DataError(f"{source}: class_weights is no mapping of classes to numbers")
+    for name, weight in content.items():
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+            raise DataError(f"{source}: class_weights: {name} has {weight!r}, which is no number from 0 up")
+    return {name: float(weight) for name, weight in content.items()}
 
 
 def _splits(content: Any, source: str) -> dict[str, Split]:

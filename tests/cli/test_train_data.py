@@ -1,0 +1,109 @@
+"""`mask2former train --data` from a folder to a model, and what it refuses."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.helpers.blobs import make_instances, make_label_maps
+
+ROOT = Path(__file__).parents[2]
+TINY = (
+    *(
+        "SOLVER.IMS_PER_BATCH",
+        "2",
+        "SOLVER.MAX_ITER",
+        "2",
+        "INPUT.IMAGE_SIZE",
+        "64",
+        "MODEL.MASK_FORMER.DEC_LAYERS",
+        "2",
+    ),
+    *("DATALOADER.NUM_WORKERS", "0", "TEST.EVAL_PERIOD", "0"),
+)
+
+
+def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *words],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "FVCORE_CACHE": str(folder / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def train(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return run(folder, "-m", "mask2former", "train", *words)
+
+
+def test_from_a_folder_to_a_model(tmp_path: Path) -> None:
+    make_instances(tmp_path / "blobs")
+    done = train(tmp_path, "--data", "blobs", "--from-scratch", "--output", "run", *TINY)
+    assert done.returncode == 0, done.stderr
+    rows = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert "MODEL.SEM_SEG_HEAD.NUM_CLASSES 2 classes of the data" in rows
+    assert "SOLVER.MAX_ITER 2 given" in rows
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"data.yaml", "config.yaml", "config_full.yaml", "model_final.pth", "log.txt", "metrics.json"} <= names
+    short = yaml.safe_load((tmp_path / "run/config.yaml").read_text(encoding="utf-8"))
+    assert short["_BASE_"].endswith("small.yaml")
+    assert short["SOLVER"]["MAX_ITER"] == 2
+
+    tool = (str(ROOT / "tools/train_net.py"), "--config-file", "run/config.yaml")
+    done = run(tmp_path, *tool, "--eval-only", "MODEL.WEIGHTS", "run/model_final.pth")
+    assert done.returncode == 0, done.stderr
+    assert "AP50" in done.stdout
+    done = train(tmp_path, "--data", "blobs", "--output", "run", "--resume", "SOLVER.MAX_ITER", "3")
+    assert done.returncode == 0, done.stderr
+    assert "Resuming at iteration 2" in done.stdout
+    assert not (tmp_path / "run/config.yaml.old").exists()
+
+
+def test_a_dry_run_writes_what_the_same_command_takes(tmp_path: Path) -> None:
+    make_label_maps(tmp_path / "maps")
+    done = train(tmp_path, "--data", "maps", "--dry-run", "--output", "run", "SOLVER.IMS_PER_BATCH", "2")
+    assert done.returncode == 0, done.stderr
+    assert "nothing is trained" in done.stdout
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.yaml", "data.yaml"]
+    first = (tmp_path / "run/config.yaml").read_text(encoding="utf-8")
+    assert "WEIGHTS: zoo://ade20k/semantic-segmentation/swin/maskformer2_swin_tiny_bs16_160k" in first
+    again = ("--data", "run/data.yaml", "--dry-run", "--output", "run", "SOLVER.IMS_PER_BATCH", "2")
+    assert train(tmp_path, *again).returncode == 0
+    assert (tmp_path / "run/config.yaml").read_text(encoding="utf-8") == first
+    assert not (tmp_path / "run/data.yaml.old").exists()
+
+
+def test_weights_that_cannot_be_had_end_with_the_ways_out(tmp_path: Path) -> None:
+    make_instances(tmp_path / "blobs")
+    done = train(tmp_path, "--data", "blobs", "--weights", "none.pth", "--output", "run", *TINY)
+    assert done.returncode == 1
+    assert "none.pth" in done.stderr
+    assert "--from-scratch" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["--epochs", "3"], "--epochs goes with --data"),
+        (["--from-scratch"], "--from-scratch goes with --data"),
+        (["--data", "x", "--config-file", "y.yaml"], "--data and --config-file are two ways"),
+        (["--data", "x", "--from-scratch", "--weights", "y.pth"], "not allowed with"),
+    ],
+)
+def test_arguments_that_do_not_go_together(tmp_path: Path, words: list[str], problem: str) -> None:
+    done = train(tmp_path, *words)
+    assert done.returncode == 2
+    assert problem in done.stderr
+
+
+def test_one_process_prepares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    done = train(tmp_path, "--data", "x")
+    assert done.returncode == 2
+    assert "--dry-run in one process" in done.stderr
