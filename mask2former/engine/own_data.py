@@ -101,7 +101,10 @@ class Plan:
             tabulate(rows, headers=["setting", "value", "because"], disable_numparse=True),
         ]
         if self.seconds is not None:
-            parts.append(f"Training takes about {_duration(self.seconds)} on this machine; --epochs sets how long.")
+            parts.append(
+                f"Training takes {_duration(self.seconds)} on this machine if every image is as full as the fullest, "
+                "less otherwise; --epochs sets how long."
+            )
         return "\n\n".join(parts)
 
     def write(self) -> Path:
