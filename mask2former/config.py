@@ -82,6 +82,8 @@ def _add_datasets(cfg: CfgNode) -> None:
     # Files of data descriptions, whose data sets are registered before DATASETS.TRAIN and TEST are looked up. A path is
     # relative to the working folder, or else to that of the config file.
     _set_default(cfg.DATASETS, DESCRIPTIONS=())
+    # How many images of each of DATASETS.TRAIN come for those of the others; () takes all images as one data set.
+    _set_default(cfg.DATASETS, RATIOS=())
 
 
 def _add_solver(cfg: CfgNode) -> None:

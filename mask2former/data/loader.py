@@ -25,16 +25,24 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from mask2former.d2 import comm
 from mask2former.d2.config import CfgNode
 from mask2former.d2.data import DatasetCatalog, MetadataCatalog
+from mask2former.data.datasets.metadata import dataset_metadata
 from mask2former.data.example import pinned
 from mask2former.data.images import DataError, UnreadableImageError
 from mask2former.data.mappers import Mapper, build_mapper
+from mask2former.data.sampling import (
+    RatioTrainingSampler,
+    RepeatFactorTrainingSampler,
+    TrainingSampler,
+    classes_of,
+    repeat_factors,
+)
 
 logger = logging.getLogger(__name__)
 
 _CLASS_LISTS = ("thing_classes", "stuff_classes")
 
-# Keys of the independent random streams that start from one SEED.
-_ORDER, _SAMPLE, _FALLBACK = range(3)
+# Keys of independent random streams that start from one SEED; those of samplers are others.
+_SAMPLE, _FALLBACK = 1, 2
 
 
 def build_train_loader(
@@ -52,26 +60,50 @@ def build_train_loader(
         mapper: instead of the one that INPUT.DATASET_MAPPER_NAME names.
 
     Raises:
-        ValueError: the batch does not divide among the processes, there are no images, or another sampler
-            than "TrainingSampler" is asked for.
+        ValueError: the batch does not divide among the processes, there are no images, there is no sampler of the
+            name, or DATASETS.RATIOS does not fit.
         DataError: while iterating, for data that contradict themselves, or too many unreadable images.
     """
     total, world_size = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
     if total < 1 or total % world_size:
         raise ValueError(f"SOLVER.IMS_PER_BATCH is {total}; it must be a multiple of the {world_size} processes")
-    if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
-        raise ValueError(f"DATALOADER.SAMPLER_TRAIN is {cfg.DATALOADER.SAMPLER_TRAIN!r}; there is TrainingSampler")
-    if dataset is None:
-        dataset = load_datasets(cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
+    _check_sampler(cfg.DATALOADER.SAMPLER_TRAIN)
+    parts = [dataset] if dataset is not None else load_parts(cfg)
+    dataset = [record for part in parts for record in part]
     if len(dataset) == 0:
         raise ValueError(f"DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)} holds no images")
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     samples = TrainingDataset(dataset, mapper or build_mapper(cfg, True), seed)
-    sampler = TrainingSampler(len(dataset), seed=seed, rank=comm.get_rank(), world_size=world_size)
+    sampler = build_train_sampler(cfg, parts, seed=seed)
     grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING and all({"width", "height"} <= record.keys() for record in dataset)
     is_wide = [record["width"] > record["height"] for record in dataset] if grouped else [False] * len(dataset)
     batches = TrainingBatchSampler(sampler, total // world_size, is_wide=is_wide, start=start_iteration)
     return _build_loader(cfg, samples, batch_sampler=batches)
+
+
+def build_train_sampler(cfg: CfgNode, parts: Sequence[Sequence[dict[str, Any]]], *, seed: int) -> TrainingSampler:
+    """The order of the images of some data sets, as DATALOADER.SAMPLER_TRAIN and DATASETS.RATIOS say.
+
+    Args:
+        parts: dataset dicts of each data set; without RATIOS they are taken as one.
+
+    Raises:
+        ValueError: there is no such sampler, or DATASETS.RATIOS does not fit.
+    """
+    name = cfg.DATALOADER.SAMPLER_TRAIN
+    _check_sampler(name)
+    threshold, sqrt = cfg.DATALOADER.REPEAT_THRESHOLD, cfg.DATALOADER.REPEAT_SQRT
+    place: dict[str, Any] = {"seed": seed, "rank": comm.get_rank(), "world_size": comm.get_world_size()}
+
+    def build(records: Sequence[dict[str, Any]], number: int = 0) -> TrainingSampler:
+        if name == "TrainingSampler":
+            return TrainingSampler(len(records), number=number, **place)
+        classes = classes_of(records, ignore_label=cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE)
+        return RepeatFactorTrainingSampler(repeat_factors(classes, threshold, sqrt=sqrt), number=number, **place)
+
+    if cfg.DATASETS.RATIOS:
+        return RatioTrainingSampler([build(part, n) for n, part in enumerate(parts)], cfg.DATASETS.RATIOS, **place)
+    return build([record for part in parts for record in part])
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str, *, mapper: Mapper | None = None) -> DataLoader:
@@ -84,6 +116,21 @@ def build_test_loader(cfg: CfgNode, dataset_name: str, *, mapper: Mapper | None 
     return _build_loader(cfg, samples, sampler=sampler)
 
 
+def _check_sampler(name: str) -> None:
+    if name not in ("TrainingSampler", "RepeatFactorTrainingSampler"):
+        known = "TrainingSampler and RepeatFactorTrainingSampler"
+        raise ValueError(f"DATALOADER.SAMPLER_TRAIN is {name!r}; there are {known}")
+
+
+def load_parts(cfg: CfgNode) -> list[list[dict[str, Any]]]:
+    """The dataset dicts of each data set of DATASETS.TRAIN, in one list where no DATASETS.RATIOS tell them apart."""
+    names, filter_empty = cfg.DATASETS.TRAIN, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+    if not cfg.DATASETS.RATIOS:
+        return [load_datasets(names, filter_empty=filter_empty)]
+    _check_classes(names)
+    return [load_datasets([name], filter_empty=filter_empty) for name in names]
+
+
 def load_datasets(names: Sequence[str], *, filter_empty: bool) -> list[dict[str, Any]]:
     """The dataset dicts of all `names`.
 
@@ -94,10 +141,7 @@ def load_datasets(names: Sequence[str], *, filter_empty: bool) -> list[dict[str,
         ValueError: the sets do not have the same classes in the same order.
     """
     dicts = [record for name in names for record in DatasetCatalog.get(name)]
-    for key in _CLASS_LISTS:
-        classes = [MetadataCatalog.get(name).get(key) for name in names]
-        if any(other != classes[0] for other in classes):
-            raise ValueError(f"the data sets {', '.join(names)} differ in {key}; one model cannot train on them")
+    _check_classes(names)
     if not filter_empty:
         return dicts
     kept = [record for record in dicts if _has_objects(record)]
@@ -107,6 +151,13 @@ def load_datasets(names: Sequence[str], *, filter_empty: bool) -> list[dict[str,
     classes = max((MetadataCatalog.get(names[0]).get(key, []) for key in _CLASS_LISTS), key=len)
     logger.info("Data sets %s: %d images, %d objects, %d classes", ", ".join(names), len(kept), objects, len(classes))
     return kept
+
+
+def _check_classes(names: Sequence[str]) -> None:
+    for key in _CLASS_LISTS:
+        classes = [dataset_metadata(name).get(key) for name in names]
+        if any(other != classes[0] for other in classes):
+            raise ValueError(f"the data sets {', '.join(names)} differ in {key}; one model cannot train on them")
 
 
 def _has_objects(record: dict[str, Any]) -> bool:
@@ -151,34 +202,6 @@ def _obey(parent: int) -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)
-
-
-class TrainingSampler(Sampler[tuple[int, int]]):
-    """Endless pairs (position, index): epochs of all indices, each shuffled on its own."""
-
-    def __init__(self, size: int, *, seed: int, rank: int = 0, world_size: int = 1, shuffle: bool = True) -> None:
-        """
-        Args:
-            size: number of images.
-            seed: decides the order; the same in all processes.
-            rank: this process; it takes every `world_size`-th position.
-        """
-        if size < 1:
-            raise ValueError(f"a sampler needs images to sample from, not {size}")
-        self.size = size
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.shuffle = shuffle
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        for epoch in itertools.count():
-            order: Sequence[int] = range(self.size)
-            if self.shuffle:
-                order = _generator(self.seed, _ORDER, epoch).permutation(self.size).tolist()
-            first = epoch * self.size
-            for position in range(first + (self.rank - first) % self.world_size, first + self.size, self.world_size):
-                yield position, order[position - first]
 
 
 class TrainingBatchSampler(Sampler[list[tuple[int, int]]]):

@@ -160,8 +160,8 @@ def test_batch_that_does_not_divide(cfg: CfgNode, monkeypatch: pytest.MonkeyPatc
 
 
 def test_unknown_sampler(cfg: CfgNode) -> None:
-    cfg.DATALOADER.SAMPLER_TRAIN = "RepeatFactorTrainingSampler"
-    with pytest.raises(ValueError, match="RepeatFactorTrainingSampler"):
+    cfg.DATALOADER.SAMPLER_TRAIN = "RandomSubsetTrainingSampler"
+    with pytest.raises(ValueError, match="'RandomSubsetTrainingSampler'; there are TrainingSampler and Repeat"):
         build_train_loader(cfg)
 
 

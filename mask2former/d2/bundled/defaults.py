@@ -58,7 +58,9 @@ DEFAULTS: dict[str, Any] = {
     },
     "DATALOADER": {
         "NUM_WORKERS": 4,
-        "SAMPLER_TRAIN": "TrainingSampler",
+        "SAMPLER_TRAIN": "TrainingSampler",  # or "RepeatFactorTrainingSampler"
+        "REPEAT_THRESHOLD": 0.0,  # of the latter: share of images below which a class is rare
+        "REPEAT_SQRT": True,  # the root of how rare it is counts
         "ASPECT_RATIO_GROUPING": True,  # batches of wide images, or of others, where data sets say the sizes
         "FILTER_EMPTY_ANNOTATIONS": True,  # leave out training images without annotations
     },
