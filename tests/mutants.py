@@ -15,6 +15,7 @@ INITIAL = ("modeling/test_initialisation.py",)
 SEMANTIC, PANOPTIC, INSTANCE = (f"evaluation/{name}.py" for name in ("semantic", "panoptic", "instance"))
 PRECISION, BOUNDARY, RLE = "evaluation/average_precision.py", "evaluation/boundary.py", "data/rle.py"
 SCORES = ("evaluation/test_instance.py", "evaluation/test_boundary.py")
+LABELS, OWN = "data/labels.py", ("data/layouts/test_description.py", "data/layouts/test_masks.py")
 STEP = ("engine/test_precision.py", "engine/test_seed.py", "engine/test_trainer.py")
 
 MUTANTS = [
@@ -245,6 +246,11 @@ MUTANTS = [
     ),
     Mutant("bits shifted", MASKS, "|= of_bit.to(torch.uint8) << bit", "|= of_bit.to(torch.uint8) << (7 - bit)"),
     # data
+    Mutant("factors without the root", "data/sampling.py", "math.sqrt(ratio) if sqrt else ratio", "ratio"),
+    Mutant("rounded shares are lost", "data/sampling.py", "(epoch, epoch + 1)]", "(0, 1)]"),
+    Mutant("segments left out are not void", LABELS, 'if record.get("void_segments"):', "if False:", OWN),
+    Mutant("drawn splits overlap", "data/layouts/splits.py", "portion=(0.0, border)", "portion=(0.0, 1.0)"),
+    Mutant("unknown labels pass", LABELS, "    if len(unknown):", "    if False:", OWN),
     Mutant("colour jitter without hue", AUGMENTATION, "(np.arange(256) + self.hue) % 180", "np.arange(256) % 180"),
     Mutant("colour jitter without saturation", AUGMENTATION, "_ramp(self.saturation, 0.0)", "np.arange(256)"),
     Mutant(

@@ -9,6 +9,7 @@ Without either the pixels are classes. Beside its `pan_seg_file_name`, `void_seg
 no segment.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -43,6 +44,17 @@ def read_segments(record: Mapping[str, Any]) -> np.ndarray:
 def color_text(value: int) -> str:
     """The id of a colour as people write colours: "#rrggbb"."""
     return "#{:02x}{:02x}{:02x}".format(*(value >> shift & 255 for shift in (0, 8, 16)))
+
+
+def color_id(text: str) -> int:
+    """The id of a colour "#rrggbb".
+
+    Raises:
+        DataError: the text is no colour.
+    """
+    if not re.fullmatch(r"#[0-9a-fA-F]{6}", text):
+        raise DataError(f"{text!r} is no colour; write it as '#rrggbb', in quotation marks")
+    return int.from_bytes(bytes.fromhex(text[1:]), "little")
 
 
 def _translated(values: np.ndarray, classes: Mapping[int, int], path: str, spell: Callable[[int], str]) -> np.ndarray:

@@ -1,9 +1,13 @@
 """Small images and label maps on disk."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from mask2former.d2.transforms import NoOpTransform
+from mask2former.data.targets import instance_targets
 
 SIZE = (6, 8)
 """Height and width of images."""
@@ -20,3 +24,16 @@ def save(path: Path, pixels: object) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.asarray(pixels)).save(path)
     return path
+
+
+def square() -> np.ndarray:
+    """The mask of a rectangle from (1, 1) to (5, 4): columns 1 to 4 and rows 1 to 3."""
+    mask = np.zeros(SIZE, bool)
+    mask[1:4, 1:5] = True
+    return mask
+
+
+def masks_of(record: dict[str, Any]) -> np.ndarray:
+    """(n, H, W) bool masks that training takes of a dataset dict with annotations, crowds apart."""
+    size = (record["height"], record["width"])
+    return instance_targets(record["annotations"], size).transformed(NoOpTransform(), size)[1].tensor.numpy()

@@ -100,13 +100,14 @@ def _find(path: Path, *, panoptic: bool) -> Found | None:
         content = _peek(file)
         if content is None or _is_panoptic(content) != panoptic:
             continue
-        name = split_of(relative(file, root)) if path.is_dir() else ""
+        told = split_of(relative(file, root))
+        name = told if path.is_dir() else ""
         if name in splits:
             raise DataError(
                 f"{root}: {splits[name].annotations} and {relative(file, root)} are both for "
                 f"{name or 'no split that their names tell'}; give one file, or have `train` and `val` in their names"
             )
-        splits[name] = _split(file, content, root, panoptic=panoptic)
+        splits[name] = _split(file, content, root, told, panoptic=panoptic)
     return Found(root, splits, notes=notes) if splits else None
 
 
@@ -118,16 +119,14 @@ def _candidates(path: Path) -> tuple[list[Path], list[str]]:
     return [file for file in files if counts[file.parent] <= MANY], []
 
 
-def _split(file: Path, content: dict[str, Any], root: Path, *, panoptic: bool) -> Split:
+def _split(file: Path, content: dict[str, Any], root: Path, name: str, *, panoptic: bool) -> Split:
     names = [image["file_name"] for image in images_by_id(content, str(file)).values()]
-    images = image_folder(names, root, file.parent, str(file))
+    images = image_folder(names, root, file.parent, str(file), name)
     labels = ""
     if panoptic and "annotations" in content:
         pngs = [annotation["file_name"] for annotation in content["annotations"]]
-        folder = image_folder(
-            pngs, root, file.with_suffix("") if file.with_suffix("").is_dir() else file.parent, str(file)
-        )
-        labels = relative(folder, root)
+        own = file.with_suffix("")  # as COCO names the folder of PNGs
+        labels = relative(image_folder(pngs, root, own if own.is_dir() else file.parent, str(file), name), root)
     return Split(images=relative(images, root), annotations=relative(file, root), labels=labels)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +238,41 @@ HEADER = """\
 # merges them. Names are those under `categories`; what none names is left out. `class_weights`, such as
 # `class_weights: {car: 2.0}`, says how much classes count in the classification loss; the others have 1.
 """
+
+
+def with_common_classes(descriptions: Sequence[DataDescription]) -> list[DataDescription]:
+    """The same data with one list of classes, so that one model can be trained on all of them.
+
+    Classes of one name are one class. The list is that of the first, then what the others add; what a data set does not
+    have, it shows nowhere.
+
+    Raises:
+        DataError: they are for different tasks, or a class is a thing in one and stuff in another.
+    """
+    tasks = {description.task for description in descriptions}
+    if len(tasks) > 1:
+        raise DataError(f"data for {' and '.join(sorted(tasks))} cannot be trained on together: give all the same task")
+    common = {item["name"]: item for description in descriptions for item in description.model_classes}
+    for description in descriptions:
+        for item in description.model_classes:
+            if bool(item.get("isthing", 1)) != bool(common[item["name"]].get("isthing", 1)):
+                raise DataError(
+                    f"{item['name']!r} is a thing in some of the data and stuff in others; rename it in one"
+                )
+    result = []
+    for description in descriptions:
+        known = {category["name"] for category in description.categories}
+        added = [item for name, item in common.items() if name not in description.classes]
+        number = 1 + max(category["id"] for category in description.categories)
+        extra = [
+            {**{key: item[key] for key in ("isthing", "color") if key in item}, "id": number + place,
+             "name": item["name"] if item["name"] not in known else f"{item['name']} of other data"}
+            for place, item in enumerate(added)
+        ]  # fmt: skip
+        foreign = {item["name"]: (category["name"],) for item, category in zip(added, extra, strict=True)}
+        classes = {name: description.classes.get(name) or foreign[name] for name in common}
+        result.append(replace(description, categories=(*description.categories, *extra), classes=classes))
+    return result
 
 
 def is_described(name: str) -> bool:

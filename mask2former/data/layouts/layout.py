@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from mask2former.data.datasets.metadata import Category, first_few
 from mask2former.data.images import DataError, missing_files
-from mask2former.data.layouts.splits import Split
+from mask2former.data.layouts.splits import Split, split_of
 
 INSTANCE, SEMANTIC, PANOPTIC = "instance", "semantic", "panoptic"
 DEPTH = 3
@@ -107,12 +107,13 @@ def relative(path: Path, root: Path) -> str:
     return Path(os.path.relpath(path, root)).as_posix()
 
 
-def image_folder(names: Sequence[str], root: Path, near: Path, source: str) -> Path:
+def image_folder(names: Sequence[str], root: Path, near: Path, source: str, split: str) -> Path:
     """The folder below `root` that holds the images of an annotation file.
 
     Args:
         names: as the file gives them.
-        near: folder of the file; of several that hold the images, the nearest is taken.
+        near: folder of the file.
+        split: of the file. Of several folders that hold the images, one whose path tells it is taken, or the nearest.
 
     Raises:
         DataError: no folder holds the first of them.
@@ -120,13 +121,13 @@ def image_folder(names: Sequence[str], root: Path, near: Path, source: str) -> P
     tried = list(dict.fromkeys([near, *folders_below(near, 2), root, *folders_below(root)]))
     some = names[:: max(1, len(names) // 20)][:20]
     counts = [sum((folder / name).is_file() for name in some) for folder in tried]
-    best = max(counts, default=0)
-    if not best:
+    fits = [split_of(relative(folder, root)) == split for folder in tried]
+    if not any(counts):
         raise DataError(
             f"{source}: none of its images is below {root} (the first: {some[0] if some else 'it lists none'}); put "
             "them there, or correct file_name"
         )
-    return tried[counts.index(best)]
+    return tried[max(range(len(tried)), key=lambda place: (counts[place], fits[place]))]
 
 
 def check_images(records: Iterable[Mapping[str, Any]], source: str) -> None:

@@ -19,7 +19,7 @@ from mask2former.data.layouts.layout import (
 )
 from mask2former.data.layouts.names import find_names
 from mask2former.data.layouts.splits import Split, is_split_word, split_of, words_of
-from mask2former.data.layouts.values import interpret, scan
+from mask2former.data.layouts.values import interpret, label_key, scan
 
 _IMAGES = {"image", "images", "img", "imgs", "jpegimages", "photo", "photos", "input", "inputs", "rgb"}
 _LABELS = {
@@ -82,10 +82,7 @@ class Masks(Layout):
         found.categories = interpret(scan(paths), names, source, found.notes)
 
     def load(self, root: Path, split: Split, categories: Sequence[Category], task: str) -> Records:
-        numbers = {category["value"]: index for index, category in enumerate(categories)}
-        is_color = any(isinstance(value, str) for value in numbers)
-        key = "sem_seg_colors" if is_color else "sem_seg_values"
-        classes = {_packed(value) if is_color else value: index for value, index in numbers.items()}
+        key, classes = label_key(categories)
         records: Records = []
         for image, labels in _pairs(root, split):
             height, width = read_size(image)
@@ -110,13 +107,6 @@ def _near(found: Found) -> list[Path]:
         if folder == found.root or found.root in folder.parents
     ]
     return list(dict.fromkeys([found.root, *chains]))
-
-
-def _packed(value: str | int) -> int:
-    """A colour "#rrggbb", or a grey level among colours, as R + 256 G + 256² B."""
-    if isinstance(value, int):
-        return value * 0x010101
-    return int.from_bytes(bytes.fromhex(value[1:]), "little")
 
 
 def _files(folder: Path) -> list[Path]:

@@ -76,7 +76,9 @@ def _recognise(path: Path, task: str) -> tuple[Layout, Found]:
     tasks = {item for layout in LAYOUTS.values() for item in layout.tasks}
     if task not in (AUTO, *tasks):
         raise DataError(f"there is no task {task!r}{did_you_mean(task, [AUTO, *tasks], else_all=True)}")
-    all_found = {name: found for name, layout in LAYOUTS.items() if (found := layout.find(path)) is not None}
+    all_found, errors = _look(path, task)
+    if errors and not all_found:
+        raise errors[0]
     if not all_found:
         known = "; ".join(layout.title for layout in LAYOUTS.values())
         raise DataError(f"{path}: no known layout of data: {known}. docs/own_data.md shows what each looks like")
@@ -90,6 +92,25 @@ def _recognise(path: Path, task: str) -> tuple[Layout, Found]:
     if others:
         found.notes.append(f"taken as {layout.title}; not read: {first_few(others)}")
     return layout, found
+
+
+def _look(path: Path, task: str) -> tuple[dict[str, Found], list[DataError]]:
+    """What the layouts find, and the errors of those that find something which cannot be used.
+
+    Where COCO's files fit the task, others are not looked for: reading large files again takes its time.
+    """
+    all_found: dict[str, Found] = {}
+    errors: list[DataError] = []
+    for name, layout in LAYOUTS.items():
+        if not name.startswith("coco") and any(task in (AUTO, *LAYOUTS[other].tasks) for other in all_found):
+            break
+        try:
+            found = layout.find(path)
+        except DataError as error:
+            errors.append(error)
+        else:
+            all_found |= {} if found is None else {name: found}
+    return all_found, errors
 
 
 def _image_names(description: DataDescription, found: Found) -> Mapping[str, list[str]]:

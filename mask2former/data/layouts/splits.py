@@ -32,6 +32,7 @@ class Split:
         annotations: file, or folder of files with one for each image; "" where there are none.
         labels: folder of label maps or panoptic PNGs; "" where there are none.
         names: text file that lists the images of the split; "" where all belong to it.
+        subset: of an annotation file that holds several: the name it gives this one.
         portion: the images whose `fraction` lies within these bounds, the lower included; None for all.
     """
 
@@ -39,6 +40,7 @@ class Split:
     annotations: str = ""
     labels: str = ""
     names: str = ""
+    subset: str = ""
     portion: tuple[float, float] | None = None
 
     def holds(self, name: str, seed: int) -> bool:

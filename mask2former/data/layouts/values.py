@@ -9,13 +9,15 @@ import numpy as np
 
 from mask2former.data.datasets.metadata import Category, first_few
 from mask2former.data.images import GREY, DataError, read_label_values, read_palette
-from mask2former.data.labels import color_text
+from mask2former.data.labels import color_id, color_text
 
 MOST_COLORS = 256
 IGNORE = "ignore"
 """The name of what is no class."""
 IGNORED = (IGNORE, "ignored", "void", "unlabeled", "unlabelled")
 """Such names in a list mean the same."""
+VOC_BORDER = "#e0e0c0"
+"""Of Pascal VOC's coloured label maps: between objects, where nothing is learnt."""
 _FEW = 8
 """Grey levels below this are numbers of classes even where most do not occur."""
 
@@ -100,11 +102,33 @@ def interpret(values: Values, names: Sequence[Category] | None, source: str, not
     levels = _levels(names)
     if levels is not None and set(values.found) <= set(levels):
         return [{**item, "value": level} for item, level in zip(names, levels, strict=True)]
+    indices = _palette_indices(names, values.palette)
+    if indices is not None:
+        names = [{**item, "value": index} for item, index in zip(names, indices, strict=True)]
     if all("value" in item for item in names):
         categories = list(names)
     else:
         categories = _numbered(values, [{**item} for item in names], source, notes)
     return _with_palette(_with_ignore(values, categories, source, notes), values.palette)
+
+
+def label_key(categories: Sequence[Category]) -> tuple[str, dict[int, int]]:
+    """The entry of dataset dicts that tells the meaning of label maps, and what it holds: the class of each value.
+
+    Raises:
+        DataError: no category has a value, or two have the same.
+    """
+    given = {number: category["value"] for number, category in enumerate(categories) if "value" in category}
+    if not given or not all(type(value) is int or isinstance(value, str) for value in given.values()):
+        raise DataError("`categories` of label maps need a `value`: a number, or a colour '#rrggbb'")
+    is_color = any(isinstance(value, str) for value in given.values())
+    classes: dict[int, int] = {}
+    for number, value in given.items():
+        key = color_id(value) if isinstance(value, str) else value * (GREY if is_color else 1)
+        if key in classes:
+            raise DataError(f"two of `categories` have the value {value}; merge them under `classes`")
+        classes[key] = number
+    return "sem_seg_colors" if is_color else "sem_seg_values", classes
 
 
 def _levels(names: Sequence[Category]) -> list[int] | None:
@@ -115,6 +139,15 @@ def _levels(names: Sequence[Category]) -> list[int] | None:
     return [color[0] for color in colors if color]
 
 
+def _palette_indices(names: Sequence[Category], palette: np.ndarray | None) -> list[int] | None:
+    """Of a list of colours, their places in the files' palette; None where one is not in it."""
+    if palette is None or not all(item.get("color") for item in names):
+        return None
+    known = [tuple(color) for color in palette.tolist()]
+    colors = [tuple(item["color"]) for item in names]
+    return [known.index(color) for color in colors] if set(colors) <= set(known) else None
+
+
 def _of_colors(values: Values, names: Sequence[Category] | None, source: str, notes: list[str]) -> list[Category]:
     if names is not None:
         if not all("color" in item for item in names):
@@ -123,7 +156,7 @@ def _of_colors(values: Values, names: Sequence[Category] | None, source: str, no
         _check_known(values, {_packed(item["color"]) for item in names}, source, color_text)
         return categories
     order = {_packed(voc_color(index)): index for index in reversed(range(256))}
-    border = _packed((224, 224, 192))
+    border = color_id(VOC_BORDER)
     is_voc = set(values.found) <= {*order, border}
     ranked = sorted(values.found, key=lambda value: (order.get(value, 256) if is_voc else 0, _rgb(value)))
     kept = [value for value in ranked if not (is_voc and value == border)]
@@ -132,8 +165,8 @@ def _of_colors(values: Values, names: Sequence[Category] | None, source: str, no
         for number, value in enumerate(kept)
     ]
     if len(kept) < len(ranked):
-        notes.append(f"{color_text(border)}, Pascal VOC's border of objects, is ignored")
-        categories.append({"name": IGNORE, "value": color_text(border)})
+        notes.append(f"{VOC_BORDER}, Pascal VOC's border of objects, is ignored")
+        categories.append({"name": IGNORE, "value": VOC_BORDER})
     return categories
 
 

@@ -4,14 +4,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from pycocotools import mask as mask_api
 
-from mask2former.d2.transforms import NoOpTransform
+from mask2former.d2.structures import Instances
 from mask2former.data.images import DataError, id_to_rgb
 from mask2former.data.labels import read_segments
 from mask2former.data.layouts import describe
-from mask2former.data.targets import instance_targets
-from tests.helpers.pictures import SIZE, picture, save
+from mask2former.evaluation import InstanceSegEvaluator
+from tests.helpers.pictures import SIZE, masks_of, picture, save, square
 
 SQUARE = [1, 1, 5, 1, 5, 4, 1, 4]
 """Corners of the pixels of columns 1 to 4 and rows 1 to 3."""
@@ -45,11 +46,6 @@ def write_two(root: Path, **first: Any) -> None:
     write(root / "instances_val.json", [image_entry(7)], [annotation(1, 7, 1)], CATEGORIES, root / "val")
 
 
-def masks_of(record: dict[str, Any]) -> np.ndarray:
-    size = (record["height"], record["width"])
-    return instance_targets(record["annotations"], size).transformed(NoOpTransform(), size)[1].tensor.numpy()
-
-
 def test_instances_by_file_names(tmp_path: Path) -> None:
     write_two(tmp_path)
     description = describe(tmp_path)
@@ -63,9 +59,28 @@ def test_instances_by_file_names(tmp_path: Path) -> None:
     assert [item["category_id"] for item in first["annotations"]] == [1]
     assert [item["category_id"] for item in val["annotations"]] == [0]
     assert empty["annotations"] == []
-    expected = np.zeros(SIZE, bool)
-    expected[1:4, 1:5] = True
-    np.testing.assert_array_equal(masks_of(first), expected[None])
+    np.testing.assert_array_equal(masks_of(first), square()[None])
+
+
+def test_images_of_the_same_names_in_both_splits(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        write(tmp_path / f"{split}.json", [image_entry(1)], [annotation(1, 1, 1)], CATEGORIES, tmp_path / split)
+    description = describe(tmp_path)
+    for split in ("train", "val"):
+        assert description.load(split)[0]["file_name"] == str(tmp_path / split / "1.jpg")
+
+
+def test_predictions_are_scored_against_the_description(tmp_path: Path) -> None:
+    write_two(tmp_path)
+    (name,) = describe(tmp_path, name="scored").register()["val"]
+    instances = Instances(SIZE)
+    instances.pred_masks = torch.from_numpy(square()[None])
+    instances.scores, instances.pred_classes = torch.ones(1), torch.zeros(1, dtype=torch.int64)
+    evaluator = InstanceSegEvaluator(name, distributed=False)
+    evaluator.process([{"image_id": 7}], [{"instances": instances}])
+    results = evaluator.evaluate()
+    assert results is not None
+    assert results["segm"]["AP"] == pytest.approx(100)
 
 
 def test_roboflow(tmp_path: Path) -> None:
@@ -117,7 +132,7 @@ def test_crowds_stay_crowds(tmp_path: Path) -> None:
 
 def test_panoptic(tmp_path: Path) -> None:
     categories = [{"id": 9, "name": "road", "isthing": 0}, {"id": 4, "name": "car", "isthing": 1}]
-    for split, number in (("train", 1), ("val", 2)):
+    for split, number in (("train", 1), ("val", 1)):
         ids = np.full(SIZE, 300)
         ids[2:4, 2:4] = 7
         save(tmp_path / f"panoptic_{split}" / f"{number}.png", id_to_rgb(ids))
@@ -132,6 +147,8 @@ def test_panoptic(tmp_path: Path) -> None:
         ["car", "road"],
     )
     (record,) = description.load("train")
+    (val,) = description.load("val")
+    assert val["pan_seg_file_name"] == str(tmp_path / "panoptic_val" / "1.png")
     assert {s["id"]: (s["category_id"], s["isthing"]) for s in record["segments_info"]} == {
         300: (1, False),
         7: (0, True),

@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 import yaml
 
+from mask2former.config import get_cfg
 from mask2former.d2.data import DatasetCatalog, MetadataCatalog
 from mask2former.data.images import DataError, id_to_rgb
 from mask2former.data.labels import read_labels, read_segments
-from mask2former.data.layouts import DataDescription, describe, register_descriptions
+from mask2former.data.layouts import DataDescription, describe, register_descriptions, with_common_classes
 from mask2former.data.layouts.splits import fraction, split_of
+from mask2former.data.loader import load_datasets
+from mask2former.data.mappers import build_mapper
 from tests.data.layouts.test_coco import annotation, image_entry, write, write_two
 from tests.helpers.pictures import SIZE, picture, save
 
@@ -149,6 +152,39 @@ def test_descriptions_of_a_config(fields: Path, tmp_path: Path, monkeypatch: pyt
     register_descriptions(["elsewhere/data.yaml"], beside=tmp_path / "run")  # a run's folder that was moved
     with pytest.raises(FileNotFoundError, match=r"there is no file other\.yaml"):
         register_descriptions(["other.yaml"])
+
+
+def test_training_sees_the_classes_of_the_description(fields: Path, garden: Path, tmp_path: Path) -> None:
+    edited(fields, tmp_path / "d.yaml", classes={"plant": ["class_3", "class_1"]}).register()
+    edited(garden, tmp_path / "d.yaml", classes={"grass": "lawn", "wood": "tree"}).register()
+    cfg = get_cfg()
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.RANDOM_FLIP, cfg.INPUT.FORMAT = (4,), "none", "RGB"
+    cfg.DATASETS.TRAIN = ("fields_train",)
+    (record,) = load_datasets(cfg.DATASETS.TRAIN, filter_empty=True)
+    instances = build_mapper(cfg, True)(record)["instances"]
+    assert instances.gt_classes.tolist() == [0]
+    np.testing.assert_array_equal(instances.gt_masks.tensor[0].numpy(), np.isin(LABELS, (1, 3)))
+
+    cfg.DATASETS.TRAIN, cfg.INPUT.DATASET_MAPPER_NAME = ("garden_train",), "mask_former_panoptic"
+    cfg.INPUT.MIN_SIZE_TRAIN = (6,)
+    (record,) = load_datasets(cfg.DATASETS.TRAIN, filter_empty=True)
+    example = build_mapper(cfg, True)(record)
+    assert example["instances"].gt_classes.tolist() == [0, 1]
+    assert not example["instances"].gt_masks.tensor[:, 1:3, 1:3].any()  # where the bush was
+    assert "void_segments" not in example
+
+
+def test_several_data_sets_with_one_list_of_classes(fields: Path, tmp_path: Path) -> None:
+    other = edited(fields, tmp_path / "d.yaml", name="other", classes={"soil": "class_0", "class_2": "class_2"})
+    first, second = with_common_classes([describe(fields), other])
+    assert list(first.classes) == ["class_0", "class_1", "class_2", "class_3", "soil"] == list(second.classes)
+    np.testing.assert_array_equal(read_labels(first.load("val")[0]), LABELS)
+    np.testing.assert_array_equal(read_labels(second.load("val")[0])[0], [4, 255, 2, 255])
+    first.register()
+    second.register()
+    assert len(load_datasets(["fields_train", "other_train"], filter_empty=False)) == 2
+    second.to_yaml(tmp_path / "second.yaml")
+    assert DataDescription.from_yaml(tmp_path / "second.yaml") == second
 
 
 # --- splits --------------------------------------------------------------------

@@ -257,3 +257,11 @@ def test_exif_turns_the_image_away_from_its_labels(tmp_path: Path) -> None:
         describe(tmp_path)
     save(tmp_path / "labels" / "a.png", INDEX.T)  # drawn on the image as it is shown
     assert {r["height"] for split in ("train", "val") for r in describe(tmp_path).load(split)} == {6, 8}
+
+
+def test_label_that_came_later(tmp_path: Path) -> None:
+    write(tmp_path, {"train/a": INDEX, "val/b": INDEX})
+    description = describe(tmp_path)
+    save(tmp_path / "labels" / "train" / "a.png", np.where(INDEX == 1, 77, INDEX).astype(np.uint8))
+    with pytest.raises(DataError, match=r"a\.png: 77 is none of the 4 values that the classes of the data set have"):
+        read_labels(description.load("train")[0])
