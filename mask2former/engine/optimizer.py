@@ -9,6 +9,7 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from mask2former.d2.config import CfgNode
 from mask2former.engine.parameter_rules import Rules, by_pattern, layer_factors
+from mask2former.engine.sharding import is_divided, local, whole
 
 NORM_LAYERS = (
     nn.BatchNorm1d,
@@ -162,13 +163,15 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> ClippingOptimizer:
     )
     if not groups:
         raise ValueError("the model has no trainable parameter: every one has requires_grad=False")
-    fused = all(parameter.device.type in ("cpu", "cuda") for group in groups for parameter in group["params"])
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)
     name = solver.OPTIMIZER.upper()
     optimizer: ClippingOptimizer
     if name == "ADAMW":
         optimizer = ClippingAdamW(groups, lr=solver.BASE_LR, fused=fused)
     elif name == "SGD":
         momentum, nesterov = solver.MOMENTUM, solver.NESTEROV
+        fused &= not any(map(is_divided, parameters))  # for which PyTorch has no such kernel
         optimizer = ClippingSGD(groups, lr=solver.BASE_LR, momentum=momentum, nesterov=nesterov, fused=fused)
     else:
         raise ValueError(f"SOLVER.OPTIMIZER is {solver.OPTIMIZER!r}, expected ADAMW or SGD")
@@ -194,7 +197,7 @@ def build_gradient_clipper(cfg: CfgNode) -> GradientClipper:
     def clip_gradients(parameters: Iterable[nn.Parameter]) -> Tensor:
         parameters = list(parameters)
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        norm = nn.utils.get_total_norm(gradients, norm_type)
+        norm = whole(nn.utils.get_total_norm(gradients, norm_type))
         if kind == "full_model":
             nn.utils.clip_grads_with_norm_(parameters, value, norm)
         elif kind == "norm":
@@ -213,6 +216,6 @@ def nonfinite_gradients(model: nn.Module, *, limit: int = 3) -> list[str]:
     for name, parameter in model.named_parameters():
         if len(names) == limit:
             break
-        if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
+        if parameter.grad is not None and not torch.isfinite(local(parameter.grad)).all():
             names.append(name)
     return names

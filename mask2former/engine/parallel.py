@@ -8,14 +8,15 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mask2former.d2 import comm
+from mask2former.engine.sharding import is_sharded
 
 
 def distributed(model: nn.Module) -> nn.Module:
-    """The model itself in a single process, else a wrapper that averages gradients over processes.
+    """The model itself in a single process or if it is divided, else a wrapper that averages gradients over processes.
 
     Buffers, such as running statistics, stay those of each process, as published.
     """
-    if comm.get_world_size() == 1:
+    if comm.get_world_size() == 1 or is_sharded(model):
         return model
     devices = [torch.cuda.current_device()] if _is_on_gpu(model) else None
     wrapper = DistributedDataParallel(model, device_ids=devices)
