@@ -29,6 +29,7 @@ from mask2former.data.datasets.metadata import dataset_metadata
 from mask2former.data.example import pinned
 from mask2former.data.images import DataError, UnreadableImageError
 from mask2former.data.mappers import Mapper, build_mapper
+from mask2former.data.progress import Progress
 from mask2former.data.sampling import (
     RatioTrainingSampler,
     RepeatFactorTrainingSampler,
@@ -73,7 +74,7 @@ def build_train_loader(
     if len(dataset) == 0:
         raise ValueError(f"DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)} holds no images")
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-    samples = TrainingDataset(dataset, mapper or build_mapper(cfg, True), seed)
+    samples = TrainingDataset(dataset, mapper or build_mapper(cfg, True), seed, workers=cfg.DATALOADER.NUM_WORKERS)
     sampler = build_train_sampler(cfg, parts, seed=seed)
     grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING and all({"width", "height"} <= record.keys() for record in dataset)
     is_wide = [record["width"] > record["height"] for record in dataset] if grouped else [False] * len(dataset)
@@ -253,9 +254,13 @@ class TrainingDataset(Dataset[dict[str, Any]]):
 
     An image that cannot be read is skipped: it is logged, and another one, fixed by (seed, position), takes
     its place. When more than 1 % of the images and more than 10 turn out so, or all of them, it is an error.
+
+    Attributes:
+        progress: at which image each worker is.
     """
 
-    def __init__(self, dicts: Sequence[dict[str, Any]], mapper: Mapper, seed: int) -> None:
+    def __init__(self, dicts: Sequence[dict[str, Any]], mapper: Mapper, seed: int, *, workers: int = 0) -> None:
+        self.progress = Progress(workers)
         self.dicts = PackedList(dicts)
         self.mapper = mapper
         self.seed = seed
@@ -271,7 +276,7 @@ class TrainingDataset(Dataset[dict[str, Any]]):
         fallback = _generator(self.seed, _FALLBACK, position)
         while True:
             try:
-                with _seeded(self.seed, position):
+                with _seeded(self.seed, position), self.progress.at(index):
                     return self.mapper(self.dicts[index])
             except UnreadableImageError as error:
                 self._count_unreadable(index, error)
