@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 
 import numpy as np
 import torch
@@ -19,6 +18,9 @@ from torch import Tensor
 LINEAR_VARIABLE = "MASK2FORMER_CPU_LINEAR"
 """Environment variable: `linear` or `convolution` fixes the kernel of `linear`; `auto`, the default, measures."""
 LINEAR_KERNELS = ("auto", "linear", "convolution")
+
+convolution_is_faster: bool | None = None
+"""What was measured, None before; to be set where a process shall choose as another did."""
 
 # Elements of the input: up to so many PyTorch computes a convolution itself, and slowly.
 _LARGEST_SLOW_CONVOLUTION = 20480
@@ -40,7 +42,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         and x.dtype == torch.float32
         and x.numel() > _LARGEST_SLOW_CONVOLUTION
         and not torch.is_autocast_enabled("cpu")
-        and _convolution_is_faster()
+        and _takes_convolution()
     ):
         return _convolution(x, weight, bias)
     return F.linear(x, weight, bias)
@@ -79,16 +81,20 @@ def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return image.permute(0, 2, 3, 1).reshape(*x.shape[:-1], weight.shape[0])
 
 
-@cache
-def _convolution_is_faster() -> bool:
+def _takes_convolution() -> bool:
     """Measure both kernels once, in some milliseconds, unless `LINEAR_VARIABLE` says which to take."""
+    global convolution_is_faster
     kernel = os.environ.get(LINEAR_VARIABLE, "auto")
     if kernel not in LINEAR_KERNELS:
         raise ValueError(f"{LINEAR_VARIABLE} is {kernel!r}; it must be one of {list(LINEAR_KERNELS)}")
     if kernel != "auto":
         return kernel == "convolution"
-    if not torch.backends.mkldnn.is_available():
-        return False
+    if convolution_is_faster is None:
+        convolution_is_faster = torch.backends.mkldnn.is_available() and _is_measured_faster()
+    return convolution_is_faster
+
+
+def _is_measured_faster() -> bool:
     # In a thread of its own, which knows nothing of the modes (profilers, counters, gradients) that the caller is in.
     with ThreadPoolExecutor(max_workers=1) as thread:
         seconds = thread.submit(_measure).result()

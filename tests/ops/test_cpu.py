@@ -17,9 +17,9 @@ from mask2former.ops.cpu import LINEAR_VARIABLE, linear, softmax_of_few
 @pytest.fixture(autouse=True)
 def _every_size_may_be_a_convolution(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(cpu, "_LARGEST_SLOW_CONVOLUTION", 0)
-    cpu._convolution_is_faster.cache_clear()
+    cpu.linear_choices.clear()
     yield
-    cpu._convolution_is_faster.cache_clear()
+    cpu.linear_choices.clear()
 
 
 @pytest.fixture
