@@ -25,6 +25,7 @@ def add_maskformer2_config(cfg: CfgNode) -> None:
     _set_default(
         cfg.MODEL,
         COMPILE=False,  # torch.compile backbone and head; the first step, and the first of another size, take minutes
+        FSDP=False,  # divide weights, gradients and optimiser state among processes: less memory, more traffic
         ACTIVATION_CHECKPOINTING=False,  # recompute activations of backbone and pixel decoder in the backward pass
         FREEZE=[],  # patterns of names of modules and parameters that stay as they are, such as "backbone.res2"
         # The classes in the order of the output: `name`, `color` (R, G, B) and `isthing` of each. Training writes here,
@@ -101,6 +102,13 @@ def _add_solver(cfg: CfgNode) -> None:
         CHECKPOINTS_TO_KEEP=0,  # so many of the periodic checkpoints that the run wrote stay, the newest; 0: all
         POLY_LR_POWER=0.9,
         POLY_LR_CONSTANT_ENDING=0.0,  # WarmupPolyLR never goes below this share of the base learning rate
+        # A loss or gradient that is not finite ends the run ("stop"), or its step is left out ("skip"): at most
+        # NONFINITE_LIMIT steps in a row.
+        NONFINITE="stop",
+        NONFINITE_LIMIT=10,
+        # When a step has taken so many seconds, the log says where it is, at which file each worker is that loads data,
+        # and what keeps the other processes; 0: never.
+        WATCHDOG_SECONDS=300.0,
     )
     for name in ("ONE_CYCLE", "BEST_CHECKPOINT", "EARLY_STOP"):
         if name not in cfg.SOLVER:

@@ -47,11 +47,11 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def remove_leftovers(folder: str | os.PathLike[str]) -> None:
-    """Delete the temporary files in `folder` of processes that died while they wrote.
+    """Delete the temporary files in `folder` and below of processes that died while they wrote.
 
     Of processes on other machines nothing is known: their files go a day after the last write.
     """
-    for file in Path(folder).glob(".*.tmp"):
+    for file in Path(folder).rglob(".*.tmp"):
         match = _TEMPORARY.fullmatch(file.name)
         # a file that another process removes or, on Windows, holds open stays out of our hands
         with contextlib.suppress(FileNotFoundError, PermissionError):

@@ -16,6 +16,8 @@ SEMANTIC, PANOPTIC, INSTANCE = (f"evaluation/{name}.py" for name in ("semantic",
 PRECISION, BOUNDARY, RLE = "evaluation/average_precision.py", "evaluation/boundary.py", "data/rle.py"
 SCORES = ("evaluation/test_instance.py", "evaluation/test_boundary.py")
 LABELS, OWN = "data/labels.py", ("data/layouts/test_description.py", "data/layouts/test_masks.py")
+FINITE, WRITERS = "engine/finite.py", "engine/writers.py"
+DISTRIBUTED, RESUME, HOOKS = ("engine/test_distributed.py",), ("engine/test_resume.py",), ("engine/test_hooks.py",)
 STEP = ("engine/test_precision.py", "engine/test_seed.py", "engine/test_trainer.py")
 
 MUTANTS = [
@@ -33,6 +35,52 @@ MUTANTS = [
         STEP,
     ),
     Mutant("seed equal in all steps", TRAINER, "self.cfg.SEED, self.iter, comm", "self.cfg.SEED, 0, comm", STEP),
+    Mutant(
+        "a stop in the last step is an error",
+        TRAINER,
+        "stop is not None and iteration + 1 < self.max_iter",
+        "stop is not None",
+    ),
+    Mutant("what is saved is saved again", TRAINER, "if self._last_saved != self._last_update:", "if True:"),
+    Mutant(
+        "statistics of a resumed run are unknown",
+        TRAINER,
+        "        self._statistics.keep()\n        check_same_start(",
+        "        check_same_start(",
+    ),
+    Mutant(
+        "steps that are looked at stay clipped",
+        OPTIMIZER,
+        "        self._is_clipped = False\n        return super().step()",
+        "        return super().step()",
+    ),
+    Mutant(
+        "scalars of one process",
+        FINITE,
+        "[value / comm.get_world_size() for value in sums[: len(names)]]",
+        "values",
+        DISTRIBUTED,
+    ),
+    Mutant("steps left out are taken", TRAINER, "if self.guard.skips:", "if False:"),
+    Mutant(
+        "statistics of a step left out stay",
+        TRAINER,
+        "                self._statistics.restore()\n            else:",
+        "                pass\n            else:",
+    ),
+    Mutant("steps are left out for ever", FINITE, "if self._skipped < self._limit:", "if self._limit:"),
+    Mutant("good steps do not end a row", FINITE, "self._overflows = self._skipped = 0", "self._overflows = 0"),
+    Mutant("events wait for their disk", WRITERS, "        self._writer.flush()\n", ""),
+    Mutant("events of a lost run stay", WRITERS, "os.truncate(file, state", "str(state", RESUME),
+    Mutant("the last line is not mended", WRITERS, '        if state["last"]:', "        if False:"),
+    Mutant(
+        "medians forget the run before", WRITERS, "for name, scalar in state.items():", "for name, scalar in []:", HOOKS
+    ),
+    Mutant("an interruption writes metrics", TRAINER, "if name != INTERRUPTED:", "if True:"),
+    Mutant(
+        "evaluations leave no record", TRAINER, "self._evaluations.write(iteration, self._stateful())", "pass", RESUME
+    ),
+    Mutant("kernels are chosen anew", "engine/kernels.py", "cpu.convolution_is_faster = state", "_ = state"),
     Mutant("schedule never steps", TRAINER, "self.scheduler.step()", "pass"),
     Mutant("gradients pile up", TRAINER, "self.optimizer.zero_grad(set_to_none=True)", "pass"),
     Mutant("backbone learns as the rest", OPTIMIZER, "base_lr * backbone_multiplier if", "base_lr if"),

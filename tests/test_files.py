@@ -48,7 +48,8 @@ with replacing(sys.argv[1]) as temporary:
 """
     path = tmp_path / "model.0.pth"
     subprocess.run([sys.executable, "-c", code, str(path)], check=False)
-    (leftover,) = tmp_path.iterdir()
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "below" / "a.png")], check=False)
+    leftover, below = sorted(tmp_path.rglob(".*.tmp"), key=lambda file: len(file.parts))
     assert leftover.name.startswith(".model.0.pth.")
     elsewhere = [tmp_path / f".{age}.pth.other_host-1.tmp" for age in ("young", "old")]
     for file in (*elsewhere, tmp_path / ".mine.tmp", tmp_path / "notes.host-1.tmp"):
@@ -59,6 +60,8 @@ with replacing(sys.argv[1]) as temporary:
         remove_leftovers(tmp_path)
         assert running.exists()
         assert not leftover.exists()
+        assert not below.exists()
+    below.parent.rmdir()
     remove_leftovers(tmp_path / "absent")
     left = {".young.pth.other_host-1.tmp", ".mine.tmp", "notes.host-1.tmp", "model.0.pth"}
     assert {file.name for file in tmp_path.iterdir()} == left

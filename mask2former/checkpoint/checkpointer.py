@@ -16,7 +16,7 @@ from mask2former.checkpoint.errors import CheckpointError
 from mask2former.checkpoint.load import load_weights
 from mask2former.checkpoint.reader import read_checkpoint
 from mask2former.d2 import comm
-from mask2former.files import remove_leftovers, replacing, write_text
+from mask2former.files import replacing, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +40,7 @@ class Stateful(Protocol):
 class Checkpointer:
     """Keeps the state of a training run in a folder, as `<name>.pth` files that hold nothing but data.
 
-    A file appears whole or not at all; what a process that died left of one goes with the next `save`. All processes
-    may call all methods; only the main one writes.
+    A file appears whole or not at all. All processes may call all methods; only the main one writes.
 
     Args:
         model: the model itself, not wrapped for distributed training.
@@ -77,13 +76,12 @@ class Checkpointer:
             OSError: the file cannot be written; what was there before is still there.
         """
         path = self.folder / f"{name}.pth"
+        content = {"model": self.model.state_dict()}  # all processes: they may have to gather it
+        content |= {key: value.state_dict() for key, value in self.stateful.items()}
         if not comm.is_main_process():
             return path
-        content = {"model": self.model.state_dict()}
-        content |= {key: value.state_dict() for key, value in self.stateful.items()}
         numbered = [other for other in self._numbered if other != path.name]
         numbered += [path.name] if _NUMBERED.fullmatch(path.name) else []
-        remove_leftovers(self.folder)
         try:
             with replacing(path) as temporary:
                 torch.save(content | state | {_WRITTEN: numbered}, temporary)

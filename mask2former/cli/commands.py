@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from .arguments import described_parser
 
-COMMANDS = ("train", "eval", "check")
+COMMANDS = ("train", "eval", "check", "replay")
 PROGRAM = "mask2former"
 EPILOG = f"""{PROGRAM} COMMAND --help explains a command.
 

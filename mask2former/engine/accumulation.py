@@ -1,6 +1,6 @@
 """Taking the batch of a step in parts, one after the other, whose gradients add up."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mask2former.d2.config import CfgNode
+from mask2former.engine.precision import Precision
 from mask2former.modeling.whole_batch import seen_in_parts
 
 
@@ -25,6 +26,27 @@ def check_accumulation(cfg: CfgNode, *, world_size: int) -> None:
             f"SOLVER.IMS_PER_BATCH {batch}) cannot be divided equally. IMS_PER_BATCH is the batch of a whole step: use "
             f"a multiple of {max(parts, 1) * world_size}."
         )
+
+
+def losses_and_gradients(
+    model: nn.Module,
+    batch: Sequence[dict[str, Any]],
+    *,
+    parts: int,
+    precision: Precision,
+    scale: Callable[[Tensor], Tensor],
+) -> dict[str, Tensor]:
+    """`total_loss` and what it is the sum of, part by part; gradients of the scaled loss add up in the parameters."""
+    seen = []
+    pieces = split_batch(batch, parts)
+    for piece in pieces:
+        with accumulating(model, batch, parts, is_last=piece is pieces[-1]):
+            with precision.autocast():
+                losses: dict[str, Tensor] = model(piece)
+                total_loss = torch.stack([loss.float() for loss in losses.values()]).sum()
+            scale(total_loss / parts).backward()
+        seen.append({"total_loss": total_loss.detach(), **{name: loss.detach() for name, loss in losses.items()}})
+    return mean_losses(seen)
 
 
 def split_batch(batch: Sequence[dict[str, Any]], parts: int) -> list[Sequence[dict[str, Any]]]:

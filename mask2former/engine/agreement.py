@@ -1,11 +1,14 @@
 """Processes that fail together: nobody waits for one that has given up."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch.distributed as dist
 
 from mask2former.d2 import comm
+
+logger = logging.getLogger(__name__)
 
 
 class OtherProcessError(RuntimeError):
@@ -41,3 +44,11 @@ def translated(error: BaseException) -> BaseException:
         return error
     reason = str(error).strip().splitlines()[0]
     return OtherProcessError(f"another process has ended; it says why in its own message and log ({reason})")
+
+
+def log_failure(error: BaseException, iteration: int) -> None:
+    """Log what ended a training, with a traceback where it is of this process."""
+    if isinstance(error, OtherProcessError):
+        logger.error("Stopped at iteration %d: %s", iteration, error)
+    elif isinstance(error, Exception):
+        logger.exception("Training failed at iteration %d", iteration)

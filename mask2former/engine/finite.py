@@ -1,5 +1,6 @@
 """Losses and gradient norm on their way from the device to the log, checked before they can do harm."""
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from itertools import islice
@@ -11,14 +12,28 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 
 from mask2former.d2 import comm
+from mask2former.d2.config import CfgNode
+from mask2former.data.plain import to_plain
 from mask2former.engine.optimizer import nonfinite_gradients
+
+logger = logging.getLogger(__name__)
 
 MAX_SKIPPED_STEPS = 40
 """So many float16 steps in a row may overflow while the loss scale, first 2^16, is halved; not more."""
 
 
 class NonFiniteError(FloatingPointError):
-    """A loss or a gradient is infinite or undefined. The weights are those from before the step."""
+    """A loss or a gradient is infinite or undefined. The weights are those from before the step.
+
+    Attributes:
+        iteration: of the step.
+        batches: in the main process the inputs of the processes that the message names, as plain data by rank.
+    """
+
+    def __init__(self, message: str, *, iteration: int = -1, batches: Mapping[int, Any] | None = None) -> None:
+        super().__init__(message)
+        self.iteration = iteration
+        self.batches = dict(batches or {})
 
 
 class FiniteGuard:
@@ -26,12 +41,37 @@ class FiniteGuard:
 
     One transfer of a few numbers serves the check, the log and the agreement of processes on what comes next. It
     waits for the backward pass, as the loss scaler of float16 training does anyway.
+
+    Args:
+        skip_limit: of steps that are not finite so many in a row are to be left out; only then it is an error.
+
+    Attributes:
+        skips: whether the step that was read last is to be left out, in all processes.
+        counts: scalars to be shown: `skipped_steps`, of the whole run, if steps may be left out.
     """
 
-    def __init__(self, model: nn.Module, scaler: GradScaler) -> None:
+    def __init__(self, model: nn.Module, scaler: GradScaler, *, skip_limit: int = 0) -> None:
         self._model = model
         self._scaler = scaler
-        self._skipped_steps = 0
+        self._limit = skip_limit
+        self._overflows = 0  # in a row, as the next
+        self._skipped = 0
+        self._all_skipped = 0
+        self.skips = False
+
+    @property
+    def counts(self) -> dict[str, float]:
+        return {"skipped_steps": float(self._all_skipped)} if self._limit else {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many steps were left out."""
+        counts = {"overflows": self._overflows, "skipped": self._skipped, "all_skipped": self._all_skipped}
+        return counts if any(counts.values()) else {}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on counting."""
+        self._overflows, self._skipped = state["overflows"], state["skipped"]
+        self._all_skipped = state["all_skipped"]
 
     def read(
         self,
@@ -51,11 +91,12 @@ class FiniteGuard:
             flags: of this process, as many in each.
 
         Returns:
-            The numbers by name, and the flags that are set in any process.
+            The numbers by name, none of a step that is to be left out; and the flags that are set in any process.
 
         Raises:
             NonFiniteError: in all processes, when in one a loss is not finite, or a gradient is not, unless
-                float16's loss scale is still to be lowered and the scaler leaves the step out.
+                float16's loss scale is still to be lowered and the scaler leaves the step out, or the limit of steps
+                to leave out is not reached.
         """
         names = [*losses, "grad_norm"]
         local = torch.stack([value.detach().float() for value in (*losses.values(), grad_norm)])
@@ -64,27 +105,53 @@ class FiniteGuard:
             dist.all_reduce(total)
         numbers = torch.cat([local, total]).tolist()
         values, sums = numbers[: len(names)], numbers[len(names) :]
+        self.skips = False
         if sums[len(names)]:
-            self._refuse(dict(zip(names, values, strict=True)), f"iteration {iteration}", batch)
+            self._judge(iteration, dict(zip(names, values, strict=True)), batch)
         else:
-            self._skipped_steps = 0
+            self._overflows = self._skipped = 0
         means = [value / comm.get_world_size() for value in sums[: len(names)]]
-        return dict(zip(names, means, strict=True)), [flag > 0 for flag in sums[len(names) + 1 :]]
+        scalars = {} if self.skips else dict(zip(names, means, strict=True))
+        return scalars, [flag > 0 for flag in sums[len(names) + 1 :]]
 
-    def _refuse(self, values: dict[str, float], moment: str, batch: Sequence[Mapping[str, Any]]) -> None:
-        """Raise what any process has to say against its values; return if the scaler will take care of it."""
-        where = f"{moment}, rank {comm.get_rank()}, batch: {describe_batch(batch)}"
+    def _judge(self, iteration: int, values: dict[str, float], batch: Sequence[Mapping[str, Any]]) -> None:
+        """Raise, or leave out, what any process has to say against its values; not what the scaler takes care of."""
+        where = f"iteration {iteration}, rank {comm.get_rank()}, batch: {describe_batch(batch)}"
         broken = [name for name, value in values.items() if not math.isfinite(value)]
         losses = [f"{name} = {values[name]}" for name in broken if name != "grad_norm"]
-        self._skipped_steps += 1
+        self._overflows += 1
         message = ""
         if losses:
             message = f"Loss is not finite: {', '.join(losses)} at {where}"
-        elif broken and (not self._scaler.is_enabled() or self._skipped_steps > MAX_SKIPPED_STEPS):
+        elif broken and (not self._scaler.is_enabled() or self._overflows > MAX_SKIPPED_STEPS):
             message = f"Gradient is not finite, first in {', '.join(nonfinite_gradients(self._model))}, at {where}"
-        messages = sorted(filter(None, comm.all_gather(message)), reverse=True)  # losses first
-        if messages:
-            raise NonFiniteError("\n".join(messages))
+        messages = comm.all_gather(message)
+        if not any(messages):
+            return
+        text = "\n".join(sorted(filter(None, messages), reverse=True))  # losses first
+        if self._skipped < self._limit:
+            self._skipped += 1
+            self._all_skipped += 1
+            self.skips = True
+            logger.warning("Step left out, %d of at most %d in a row: %s", self._skipped, self._limit, text)
+            return
+        batches = comm.gather(to_plain(batch) if message else None)
+        named = {rank: content for rank, content in enumerate(batches) if content is not None}
+        raise NonFiniteError(text, iteration=iteration, batches=named)
+
+
+def skip_limit(cfg: CfgNode) -> int:
+    """How many steps in a row may be left out, by `SOLVER.NONFINITE` and `SOLVER.NONFINITE_LIMIT`.
+
+    Raises:
+        ValueError: the policy is neither "stop" nor "skip", or the limit not positive.
+    """
+    policy, limit = cfg.SOLVER.NONFINITE, cfg.SOLVER.NONFINITE_LIMIT
+    if policy not in ("stop", "skip"):
+        raise ValueError(f"SOLVER.NONFINITE is {policy!r}, expected stop or skip")
+    if policy == "skip" and limit < 1:
+        raise ValueError(f"SOLVER.NONFINITE_LIMIT is {limit}; to leave out no step, set SOLVER.NONFINITE to stop")
+    return limit if policy == "skip" else 0
 
 
 class RunningStatistics:

@@ -1,17 +1,13 @@
 """What happens around training steps: timing, checkpoints, evaluation, writing metrics."""
 
-import json
 import logging
-import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mask2former.d2 import comm
-from mask2former.engine.writers import EventWriter, duration
+from mask2former.engine.resume import hook_states, load_hook_states
+from mask2former.engine.writers import EventWriter, LogWriter, duration, load_scalars, scalars_state
 from mask2former.evaluation.engine import flatten_results
-from mask2former.files import write_text
 
 if TYPE_CHECKING:
     from mask2former.engine.trainer import Trainer
@@ -46,39 +42,25 @@ class Hook:
     def after_step(self) -> None:
         """Called after every step; `trainer.iter` is the iteration that has just been completed."""
 
-    def flush(self) -> None:
-        """Called when what was stored has to reach the disk: before a checkpoint and after an evaluation."""
-
     def after_evaluation(self, iteration: int, results: Mapping[str, float]) -> None:
         """Called after each evaluation during training, with the step that it follows.
-
-        A resumed run calls it once more for the evaluation that followed its checkpoint.
 
         Args:
             results: scalars by name, such as `panoptic_seg/PQ`; in the main process alone.
         """
 
+    def flush(self) -> None:
+        """Called when what was stored has to reach the disk: before a checkpoint and after an evaluation."""
+
     def state_dict(self) -> dict[str, Any]:
-        """What checkpoints keep of the hook: plain data and tensors; {} for nothing."""
+        """What a resumed run needs to know to go on as if there had been no interruption, as plain data; little.
+
+        It is kept in checkpoints, and after evaluations. Hooks that change with a step come before the one that saves.
+        """
         return {}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with what `state_dict` gave; called when a run resumes."""
-
-
-def states_of(hooks: Iterable[Hook]) -> dict[str, dict[str, Any]]:
-    """The states of hooks by the names of their classes, as Detectron2's trainers keep them; one for each class."""
-    states: dict[str, dict[str, Any]] = {}
-    for hook in reversed(list(hooks)):
-        states[type(hook).__qualname__] = getattr(hook, "state_dict", dict)()
-    return {name: state for name, state in states.items() if state}
-
-
-def load_states(hooks: Iterable[Hook], states: Mapping[str, dict[str, Any]]) -> None:
-    """Give hooks the states that `states_of` found."""
-    for hook in hooks:
-        if (name := type(hook).__qualname__) in states:
-            hook.load_state_dict(states[name])
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a state, before `before_train`."""
 
 
 class IterationTimer(Hook):
@@ -139,29 +121,25 @@ class PeriodicCheckpoint(Hook):
 class PeriodicEvaluation(Hook):
     """Evaluates every `period` steps (0: never) and after the last one; stores the results as scalars.
 
-    The file `last_evaluation` in `folder` holds the results that were written last, and their iteration: a resumed run
-    makes up for an evaluation that should have followed its checkpoint, and tells other hooks of one that did follow.
+    What hooks remember is written down with the results: a run that resumes from the checkpoint of that iteration
+    goes on behind the evaluation, and otherwise makes up for it.
     """
 
     acts_last = True
 
-    def __init__(self, period: int, folder: str | os.PathLike[str]) -> None:
+    def __init__(self, period: int) -> None:
         self.period = period
-        self._file = Path(folder, "last_evaluation")
+        self._evaluated = -1  # iteration of the last evaluation
 
     def before_train(self) -> None:
         """Make up for a lost evaluation; evaluate a run that has no steps left in any case."""
         start = self.trainer.start_iter
-        if start == 0 and comm.is_main_process():
-            self._file.unlink(missing_ok=True)  # of an earlier run
-        results = self._written(start - 1) if start > 0 and self._is_due(start) else None
-        if results is not None:
-            self.trainer.tell_results(start - 1, results)
-        elif start > 0 and self._is_due(start):
+        if start > 0 and self._is_due(start) and self._evaluated != start - 1:
             logger.info("The evaluation after iteration %d is missing and made now", start - 1)
+            self.trainer.iter = self.trainer.storage.iter = start - 1
             self._evaluate(start - 1)
-            return
-        if start >= self.trainer.max_iter:
+            self.trainer.iter = self.trainer.storage.iter = start
+        elif start >= self.trainer.max_iter:
             self.trainer.evaluate()
 
     def after_step(self) -> None:
@@ -172,28 +150,29 @@ class PeriodicEvaluation(Hook):
     def _is_due(self, done: int) -> bool:
         return done >= self.trainer.max_iter or (self.period > 0 and done % self.period == 0)
 
-    def _written(self, iteration: int) -> dict[str, float] | None:
-        """The results of that iteration if the main process finds them; the others may not see its folder."""
-        found = None
-        if self._file.is_file():
-            content = json.loads(self._file.read_text(encoding="utf-8"))
-            if isinstance(content, dict) and content["iteration"] == iteration:
-                found = content["results"]
-        return comm.all_gather(found)[0]
-
     def _evaluate(self, iteration: int) -> None:
         results = flatten_results(self.trainer.evaluate())
         for name, value in results.items():
             self.trainer.storage.put_scalar(name, value, smoothing_hint=False, cur_iter=iteration)
         self.trainer.tell_results(iteration, results)
-        self.trainer.flush()
-        if comm.is_main_process():
-            write_text(self._file, json.dumps({"iteration": iteration, "results": results}))
+
+    def after_evaluation(self, iteration: int, results: Mapping[str, float]) -> None:
+        """Count the evaluation as made once the hooks before this one have acted on it."""
+        self._evaluated = iteration
+
+    def state_dict(self) -> dict[str, Any]:
+        """Iteration of the last evaluation."""
+        return {"evaluated": self._evaluated}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it up."""
+        self._evaluated = state_dict["evaluated"]
 
 
 class PeriodicWriter(Hook):
     """Lets writers write after the first step, every `period` steps, after the last one, and before checkpoints.
 
+    A resumed run writes at the same steps as one that was not interrupted, but for a line of the log after its first.
     A full disk does not end the run: the writers try again with the next values.
     """
 
@@ -202,28 +181,51 @@ class PeriodicWriter(Hook):
     def __init__(self, build_writers: Callable[[], Sequence[EventWriter]], period: int = 20) -> None:
         self.period = period
         self._build_writers = build_writers
-        self._writers: Sequence[EventWriter] = ()
+        self._writers: Sequence[EventWriter] | None = None
+        self._states: dict[str, Any] = {}
 
     def before_train(self) -> None:
         """Open the writers: only now is it known at which iteration the run starts."""
-        self._writers = self._build_writers()
+        self._open()
+
+    def _open(self) -> Sequence[EventWriter]:
+        if self._writers is None:
+            self._writers = self._build_writers()
+            load_hook_states(self._writers, self._states)
+        return self._writers
 
     def after_step(self) -> None:
         """Write when it is time."""
         done = self.trainer.iter + 1
-        if done % self.period == 0 or done in (self.trainer.start_iter + 1, self.trainer.max_iter):
+        if done % self.period == 0 or done in (1, self.trainer.max_iter):
             self.flush()
+        elif done == self.trainer.start_iter + 1:
+            self._write(lambda writer: isinstance(writer, LogWriter))
 
     def flush(self) -> None:
         """Write what is new."""
-        self._for_each(lambda writer: writer.write(self.trainer.storage))
+        self._write(lambda writer: True)
 
     def after_train(self) -> None:
-        """Close the writers."""
-        self._for_each(lambda writer: writer.close())
+        """Write into files what the last steps of a run that was interrupted left, and close the writers."""
+        if self._writers is not None:
+            self._write(lambda writer: not isinstance(writer, LogWriter))
+            self._for_each(lambda writer: writer.close())
+
+    def state_dict(self) -> dict[str, Any]:
+        """The last values of scalars, and what the writers have written."""
+        return {"scalars": scalars_state(self.trainer.storage), "writers": hook_states(self._writers or ())}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take it up; the writers do when they are opened."""
+        load_scalars(self.trainer.storage, state["scalars"])
+        self._states = state["writers"]
+
+    def _write(self, is_meant: Callable[[EventWriter], bool]) -> None:
+        self._for_each(lambda writer: writer.write(self.trainer.storage) if is_meant(writer) else None)
 
     def _for_each(self, act: Callable[[EventWriter], None]) -> None:
-        for writer in self._writers:
+        for writer in self._open():
             try:
                 act(writer)
             except OSError as error:

@@ -15,7 +15,7 @@ from typing import Any
 from mask2former.d2.config import CfgNode
 from mask2former.d2.events import EventStorage
 from mask2former.engine.resume import flat_settings
-from mask2former.engine.writers import EventWriter, JSONWriter, NewScalars, TensorBoardWriter
+from mask2former.engine.writers import EventWriter, JSONWriter, ScalarWriter, TensorBoardWriter
 from mask2former.files import write_text
 from mask2former.similar import did_you_mean
 
@@ -70,14 +70,14 @@ def _how_to_install(package: str) -> str:
     )
 
 
-class CSVWriter:
+class CSVWriter(ScalarWriter):
     """Lines `iteration,name,value`, for spreadsheets and pandas. A resumed run continues the file as it does JSON."""
 
     HEADER = ("iteration", "name", "value")
 
     def __init__(self, path: str | Path, *, start_iter: int = 0) -> None:
         path = Path(path)
-        self._new = NewScalars()
+        super().__init__()
         if path.exists() and start_iter == 0:
             os.replace(path, f"{path}.old")
         kept = list(_rows_before(path, start_iter)) if path.exists() else []
@@ -85,6 +85,15 @@ class CSVWriter:
         csv.writer(text, lineterminator="\n").writerows([self.HEADER, *kept])
         write_text(path, text.getvalue())
         self._file = path.open("a", encoding="utf-8", newline="")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Also the size of the file."""
+        return {"size": os.fstat(self._file.fileno()).st_size, **super().state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Let the file end as it did when the state was taken."""
+        super().load_state_dict(state)
+        self._file.truncate(min(state["size"], os.fstat(self._file.fileno()).st_size))
 
     def write(self, storage: EventStorage) -> None:
         """Append a line for each new scalar."""
@@ -105,13 +114,13 @@ def _rows_before(path: Path, iteration: int) -> Iterator[list[str]]:
             yield row
 
 
-class WandbWriter:
+class WandbWriter(ScalarWriter):
     """A run of Weights & Biases, which a resumed run continues; offline where WANDB_MODE says so."""
 
     def __init__(self, run: Run) -> None:
         wandb = _imported("wandb")
         kept = run.kept_id("wandb_run")
-        self._new = NewScalars()
+        super().__init__()
         self._run = wandb.init(
             project=run.project,
             name=run.name or None,
@@ -132,7 +141,7 @@ class WandbWriter:
         self._run.finish()
 
 
-class MLflowWriter:
+class MLflowWriter(ScalarWriter):
     """A run of MLflow, which a resumed run continues; in OUTPUT_DIR/mlflow.db unless MLFLOW_TRACKING_URI is set."""
 
     def __init__(self, run: Run) -> None:
@@ -140,7 +149,7 @@ class MLflowWriter:
         self._metric: Callable[..., Any] = mlflow.entities.Metric
         here = f"sqlite:///{(run.folder / 'mlflow.db').resolve().as_posix()}"
         self._client = mlflow.MlflowClient(tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or here)
-        self._new = NewScalars()
+        super().__init__()
         kept = run.kept_id("mlflow_run")
         if kept is not None:
             self._id = kept

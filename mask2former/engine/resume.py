@@ -1,14 +1,23 @@
-"""A resumed run and the settings of the run that it continues."""
+"""A resumed run, and what it takes over from the run that it continues: settings, and what hooks remember."""
 
-from collections.abc import Mapping
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from mask2former.checkpoint import CheckpointError
+from mask2former.config import get_cfg
 from mask2former.d2 import comm
 from mask2former.d2.config import CfgNode
+from mask2former.data.plain import to_plain
+from mask2former.files import replacing
+
+logger = logging.getLogger(__name__)
 
 UNTOLD = ("OUTPUT_DIR", "MODEL.CATEGORIES")
 """What may differ without a word: the place, and what follows from the data sets."""
@@ -23,6 +32,19 @@ def flat_settings(cfg: CfgNode) -> dict[str, Any]:
         else:
             flat[key] = value
     return flat
+
+
+def cfg_of(settings: Mapping[str, Any]) -> CfgNode:
+    """The config of `flat_settings`; keys that there are no more are left out."""
+    cfg = get_cfg()
+    for path, value in settings.items():
+        *parents, key = path.split(".")
+        node: Any = cfg
+        for parent in parents:
+            node = node.get(parent, {})
+        if key in node:
+            node[key] = value
+    return cfg
 
 
 def changed_settings(before: Mapping[str, Any], cfg: CfgNode) -> list[str]:
@@ -71,3 +93,63 @@ def check_same_start(iteration: int, folder: str) -> None:
             f"the processes would start at iterations {found}: OUTPUT_DIR {folder!r} must be one folder that all "
             "machines share"
         )
+
+
+def run_state(cfg: CfgNode, hooks: Iterable[Any]) -> dict[str, Any]:
+    """What a checkpoint holds of a run beside weights and their optimiser."""
+    return {
+        "seed": cfg.SEED,
+        "settings": flat_settings(cfg),
+        "categories": cfg.MODEL.CATEGORIES,
+        "hooks": hook_states(hooks),
+    }
+
+
+def hook_states(hooks: Iterable[Any]) -> dict[str, Any]:
+    """What hooks remember, by name, as data that files can hold; hooks that have nothing to remember are left out."""
+    states = {name: hook.state_dict() for name, hook in _named(hooks) if hasattr(hook, "state_dict")}
+    return {name: to_plain(state) for name, state in states.items() if state}
+
+
+def load_hook_states(hooks: Iterable[Any], states: Mapping[str, Any]) -> None:
+    """Give hooks what `hook_states` returned; names that are unknown on either side are passed over."""
+    for name, hook in _named(hooks):
+        if name in states:
+            hook.load_state_dict(states[name])
+
+
+def _named(hooks: Iterable[Any]) -> Iterator[tuple[str, Any]]:
+    """Hooks with the names of their classes, numbered from the second of a class on."""
+    seen: dict[str, int] = {}
+    for hook in hooks:
+        name = type(hook).__qualname__
+        seen[name] = seen.get(name, 0) + 1
+        yield name if seen[name] == 1 else f"{name} {seen[name]}", hook
+
+
+class EvaluationRecord:
+    """The file that tells which evaluation was the last, and what hooks remembered after it.
+
+    It follows the checkpoint of the same iteration, which cannot know what comes of the evaluation.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self._path = Path(folder, "last_evaluation.state")
+
+    def write(self, iteration: int, hooks: Iterable[Any]) -> None:
+        """Replace the record. Without it, for want of room, a run that resumes makes the evaluation again."""
+        try:
+            with replacing(self._path) as temporary:
+                torch.save({"iteration": iteration, "hooks": hook_states(hooks)}, temporary)
+        except (OSError, RuntimeError) as error:  # the latter is how PyTorch reports a full disk
+            logger.error("%s cannot be written: %s", self._path, error)
+
+    def read(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """The newest states of hooks for a run that goes on with the `state` of a checkpoint."""
+        content = torch.load(self._path, weights_only=True) if self._path.is_file() else {}
+        newest = content if content.get("iteration") == state["iteration"] else state
+        return newest.get("hooks", {})
+
+    def remove(self) -> None:
+        """Forget an earlier run."""
+        self._path.unlink(missing_ok=True)

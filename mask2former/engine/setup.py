@@ -24,7 +24,7 @@ from mask2former.data.layouts import register_descriptions
 from mask2former.engine.agreement import failing_together
 from mask2former.engine.checks import check_output_dir
 from mask2former.engine.command import HANDLER, import_modules
-from mask2former.files import write_text
+from mask2former.files import remove_leftovers, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -72,13 +72,14 @@ def setup(args: argparse.Namespace, cfg: CfgNode | None = None) -> CfgNode:
 
 
 def make_output_dir(cfg: CfgNode) -> None:
-    """Make OUTPUT_DIR; every process calls it, for each writes its log there.
+    """Make OUTPUT_DIR, and clear it of temporary files that dead processes left; every process calls it.
 
     Raises:
         SetupError: it cannot be made or written.
     """
     with failing_together():
         check_output_dir(cfg)
+        remove_leftovers(cfg.OUTPUT_DIR)
 
 
 def load_cfg(cfg: CfgNode, config_file: str = "", opts: Sequence[str] = ()) -> CfgNode:

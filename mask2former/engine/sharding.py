@@ -17,10 +17,12 @@ def is_asked_for(cfg: CfgNode) -> bool:
     """Tell whether `MODEL.FSDP` has an effect: with several processes.
 
     Raises:
-        ValueError: it does not go with the type of autocast.
+        ValueError: it does not go with the type of autocast, or with MODEL_EMA.
     """
     if not cfg.MODEL.FSDP or comm.get_world_size() == 1:
         return False
+    if cfg.MODEL_EMA.ENABLED:
+        raise ValueError("MODEL.FSDP does not go with an average of the weights: set MODEL_EMA.ENABLED False")
     amp = cfg.SOLVER.AMP
     if amp.ENABLED and amp.DTYPE == "float16" and cfg.MODEL.DEVICE.startswith("cuda"):
         raise ValueError("MODEL.FSDP does not go with float16's loss scaling: set SOLVER.AMP.DTYPE bfloat16")

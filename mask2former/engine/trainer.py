@@ -4,7 +4,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,13 @@ from torch import Tensor
 from mask2former.checkpoint import AVERAGE, Checkpointer
 from mask2former.d2 import comm
 from mask2former.d2.config import CfgNode
-from mask2former.engine.accumulation import accumulating, mean_losses, split_batch
-from mask2former.engine.agreement import OtherProcessError, failing_together, translated
+from mask2former.engine import sharding
+from mask2former.engine.accumulation import losses_and_gradients
+from mask2former.engine.agreement import OtherProcessError, failing_together, log_failure, translated
 from mask2former.engine.builders import Builders
 from mask2former.engine.ema import ModelEMA
-from mask2former.engine.finite import FiniteGuard, NonFiniteError, RunningStatistics, check_state
+from mask2former.engine.failed_step import write_failed_step
+from mask2former.engine.finite import FiniteGuard, NonFiniteError, RunningStatistics, check_state, skip_limit
 from mask2former.engine.freeze import KeepFrozen, freeze
 from mask2former.engine.hooks import (
     Hook,
@@ -27,21 +29,22 @@ from mask2former.engine.hooks import (
     PeriodicCheckpoint,
     PeriodicEvaluation,
     PeriodicWriter,
-    load_states,
-    states_of,
 )
 from mask2former.engine.interrupt import StopRequest, raise_stop
+from mask2former.engine.kernels import SameKernels
 from mask2former.engine.loggers import build_loggers
 from mask2former.engine.metric_hooks import build_metric_hooks
 from mask2former.engine.optimizer import build_gradient_clipper
 from mask2former.engine.parallel import distributed, side_stream
 from mask2former.engine.precision import Precision
 from mask2former.engine.resume import (
+    EvaluationRecord,
     apply_settings,
     changed_settings,
     check_same_start,
-    flat_settings,
+    load_hook_states,
     optimizer_settings,
+    run_state,
 )
 from mask2former.engine.seed import seed_everything, with_seed
 from mask2former.engine.setup import (
@@ -53,9 +56,13 @@ from mask2former.engine.setup import (
 )
 from mask2former.engine.storage import bounded_event_storage
 from mask2former.engine.summary import log_groups, log_run
+from mask2former.engine.watchdog import Watchdog
 from mask2former.engine.writers import EventWriter, LogWriter
 
 logger = logging.getLogger(__name__)
+
+INTERRUPTED = "model_interrupted"
+"""Name of the checkpoint of a run that did not come to its end."""
 
 
 class Trainer(Builders):
@@ -71,6 +78,7 @@ class Trainer(Builders):
         start_iter, max_iter: first iteration of this run and end (exclusive).
         ends_early: a hook sets it, in every process, to make the running step the last one.
         storage: the scalars of this run, see `mask2former.d2.events`.
+        loader: the training batches.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -105,6 +113,8 @@ class Trainer(Builders):
         self._stop = StopRequest(at_deadline=self._save_interrupted)
         self._agreed_stop: int | None = None
         self._hooks: list[Hook] = []
+        self._hook_states: dict[str, Any] = {}
+        self._evaluations = EvaluationRecord(self.cfg.OUTPUT_DIR)
         self.register_hooks(self.build_hooks())
 
     def _build(self, cfg: CfgNode) -> None:
@@ -112,15 +122,17 @@ class Trainer(Builders):
         seed_everything(cfg.SEED)
         self.raw_model = self.build_model(cfg)
         self.raw_model.train()
+        if sharding.is_asked_for(cfg):
+            sharding.shard(self.raw_model)
         self._frozen = freeze(self.raw_model, cfg.MODEL.FREEZE)
-        self.optimizer = self.build_optimizer(cfg, self.raw_model)
+        self.optimizer = sharding.with_whole_state(self.build_optimizer(cfg, self.raw_model))
         clip = partial(build_gradient_clipper(cfg), list(self.raw_model.parameters()))
         self._clip_gradients: Callable[[], Tensor] = getattr(self.optimizer, "clip_gradients", clip)
         self.ema = ModelEMA.from_config(cfg, self.raw_model, self.optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, self.optimizer)
         self.precision = Precision.from_config(cfg, torch.device(cfg.MODEL.DEVICE))
         self.scaler = self.precision.build_scaler()
-        self.guard = FiniteGuard(self.raw_model, self.scaler)
+        self.guard = FiniteGuard(self.raw_model, self.scaler, skip_limit=skip_limit(cfg))
         self._statistics = RunningStatistics(self.raw_model)
         self.checkpointer = Checkpointer(
             self.raw_model,
@@ -147,19 +159,19 @@ class Trainer(Builders):
             )
             if "iteration" in state:
                 self.start_iter = self.iter = state["iteration"] + 1
+                self._last_update = self._last_saved = state["iteration"]
                 if self._seed_was_drawn:
                     self.cfg = with_seed(self.cfg, state["seed"])
+                self._hook_states = self._evaluations.read(state)
                 logger.info("Resuming at iteration %d with seed %d", self.start_iter, self.cfg.SEED)
                 for change in changed_settings(state.get("settings", {}), self.cfg):
                     logger.warning("Changed since the checkpoint: %s", change)
                 apply_settings(settings, self.optimizer, self.scheduler)
-                load_states(self._hooks, state.get("hooks", {}))
-                self._statistics.keep()
-                self._last_update = self._last_saved = state["iteration"]
                 if self.ema is not None:
                     self.ema.resume(state)
             elif self.ema is not None:
                 self.ema.restart()
+        self._statistics.keep()
         check_same_start(self.start_iter, self.cfg.OUTPUT_DIR)
 
     def register_hooks(self, hooks: Iterable[Hook | None]) -> None:
@@ -174,8 +186,10 @@ class Trainer(Builders):
         """The hooks of every run; writers (in the main process) come last, to write what the others stored."""
         hooks: list[Hook] = [
             IterationTimer(),
+            Watchdog(self.cfg.SOLVER.WATCHDOG_SECONDS, self.cfg.OUTPUT_DIR),
+            SameKernels(),
             PeriodicCheckpoint(self.cfg.SOLVER.CHECKPOINT_PERIOD),
-            PeriodicEvaluation(self.cfg.TEST.EVAL_PERIOD, self.cfg.OUTPUT_DIR),
+            PeriodicEvaluation(self.cfg.TEST.EVAL_PERIOD),
             *build_metric_hooks(self.cfg),
         ]
         if self._frozen:
@@ -196,22 +210,27 @@ class Trainer(Builders):
 
         MODEL.WEIGHTS is loaded unless `resume_or_load` was called before.
 
-        On an error in any process, SIGINT or SIGTERM the last completed step is saved as `model_interrupted`, with
+        On an error in any process, SIGINT or SIGTERM the last completed step is saved as `INTERRUPTED`, with
         which `resume_or_load(resume=True)` continues, and the error is raised again.
         """
         if not self._is_loaded:
             self.resume_or_load(resume=False)
         if self.start_iter == 0:
             self.checkpointer.start_anew()
+            if comm.is_main_process():
+                self._evaluations.remove()
         with self._stop, bounded_event_storage(self.start_iter) as self.storage:
             try:
+                load_hook_states(self._stateful(), self._hook_states)
                 self._call_hooks("before_train")
                 self._run_steps()
             except BaseException as raised:
                 self._stop.hold()
                 error = translated(raised)
-                self._report(error)
-                self._save_interrupted()
+                log_failure(error, self.iter)
+                self._save_interrupted(by_all=self._is_agreed(error))
+                if isinstance(error, NonFiniteError):
+                    write_failed_step(self.cfg, self.raw_model, self.scaler, error)
                 if self._stop.signal is not None and isinstance(error, OtherProcessError):
                     raise_stop(self._stop.signal)  # the other processes were told to stop, too
                 if error is not raised:
@@ -230,10 +249,9 @@ class Trainer(Builders):
             self.evaluate()
             return
         with failing_together():
-            loader = self.build_train_loader(self.cfg, start_iteration=self.start_iter)
-            batches = iter(loader)
-        self._statistics.keep()
-        log_run(self.cfg, self.raw_model, loader, start_iter=self.start_iter)
+            self.loader = self.build_train_loader(self.cfg, start_iteration=self.start_iter)
+            batches = iter(self.loader)
+        log_run(self.cfg, self.raw_model, self.loader, start_iter=self.start_iter)
         log_groups(self.raw_model, self.optimizer)
         for iteration in range(self.start_iter, self.max_iter):
             self.iter = iteration
@@ -256,7 +274,13 @@ class Trainer(Builders):
         # Random points and drop path depend on the iteration alone, so that nothing needs storing to resume.
         seed_everything(self.cfg.SEED, self.iter, comm.get_rank())
         self.optimizer.zero_grad(set_to_none=True)
-        losses = self._losses_and_gradients(batch)
+        losses = losses_and_gradients(
+            self.model,
+            batch,
+            parts=self.cfg.SOLVER.ACCUMULATION_STEPS,
+            precision=self.precision,
+            scale=self.scaler.scale,
+        )
         self.scaler.unscale_(self.optimizer)
         self._call_hooks("after_backward")
         stops = (signal.SIGINT, signal.SIGTERM)
@@ -273,26 +297,17 @@ class Trainer(Builders):
         if comm.is_main_process():
             for name, value in {"data_time": data_time, **scalars}.items():
                 self.storage.put_scalar(name, value)
-            self.storage.put_scalar("lr", learning_rate, smoothing_hint=False)
-
-    def _losses_and_gradients(self, batch: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        """`total_loss` and what it is the sum of, part by part as SOLVER.ACCUMULATION_STEPS says; gradients add up."""
-        seen = []
-        parts = split_batch(batch, self.cfg.SOLVER.ACCUMULATION_STEPS)
-        for part in parts:
-            with accumulating(self.model, batch, len(parts), is_last=part is parts[-1]):
-                with self.precision.autocast():
-                    losses: dict[str, Tensor] = self.model(part)
-                    total_loss = torch.stack([loss.float() for loss in losses.values()]).sum()
-                self.scaler.scale(total_loss / len(parts)).backward()
-            seen.append({"total_loss": total_loss.detach(), **{name: loss.detach() for name, loss in losses.items()}})
-        return mean_losses(seen)
+            for name, value in {"lr": learning_rate, **self.guard.counts}.items():
+                self.storage.put_scalar(name, value, smoothing_hint=False)
 
     def _update(self) -> None:
-        """Step of optimiser (left out by the scaler after an overflow), scaler and schedule: all or none."""
+        """Step of optimiser (left out by guard, or scaler after an overflow), scaler and schedule: all or none."""
         with self._state_lock:
             self._last_update = None
-            self.scaler.step(self.optimizer)
+            if self.guard.skips:
+                self._statistics.restore()
+            else:
+                self.scaler.step(self.optimizer)
             self.scaler.update()
             self.scheduler.step()
             self._statistics.keep()
@@ -301,7 +316,7 @@ class Trainer(Builders):
     def save(self, name: str) -> None:
         """Write a checkpoint of the last completed step, OUTPUT_DIR/<name>.pth; any process may call it.
 
-        Metrics are written first: a run that resumes from the checkpoint would not see them again.
+        Metrics are written first, unless the run is `INTERRUPTED`: without the interruption they would not be.
 
         Raises:
             NonFiniteError: a weight or a statistic is not finite.
@@ -310,58 +325,68 @@ class Trainer(Builders):
         with self._state_lock:
             if self._last_update is None:
                 raise RuntimeError("no step has been completed, there is nothing to save")
-            self.flush()
-            if comm.is_main_process():
+            if name != INTERRUPTED:
+                self.flush()
+            if comm.is_main_process() or sharding.is_sharded(self.raw_model):
                 check_state(self.raw_model)
-            self.checkpointer.save(
-                name,
-                iteration=self._last_update,
-                seed=self.cfg.SEED,
-                settings=flat_settings(self.cfg),
-                categories=self.cfg.MODEL.CATEGORIES,
-                hooks=states_of(self._hooks),
-                **({} if self.ema is None else {AVERAGE: self.ema.state_dict()}),
-            )
+            average = {} if self.ema is None else {AVERAGE: self.ema.state_dict()}
+            state = run_state(self.cfg, self._stateful())
+            self.checkpointer.save(name, iteration=self._last_update, **state, **average)
             self._last_saved = self._last_update
 
     def flush(self) -> None:
         """Let hooks write what they hold back."""
-        for hook in self._hooks:
-            getattr(hook, "flush", lambda: None)()  # hooks of Detectron2 have none
+        self._call_hooks("flush")
 
-    def _report(self, error: BaseException) -> None:
-        if isinstance(error, OtherProcessError):
-            logger.error("Stopped at iteration %d: %s", self.iter, error)
-        elif isinstance(error, Exception):
-            logger.exception("Training failed at iteration %d", self.iter)
+    def _is_agreed(self, error: BaseException) -> bool:
+        """Tell whether an error ends all processes at the same place."""
+        is_stop = self._agreed_stop is not None and not isinstance(error, Exception)
+        return is_stop or isinstance(error, NonFiniteError)
 
-    def _save_interrupted(self) -> None:
-        """Save the last completed step in the main process; failures are logged, for there is an error already."""
+    def _save_interrupted(self, *, by_all: bool = False) -> None:
+        """Save the last completed step in the main process; failures are logged, for there is an error already.
+
+        Weights that are divided among processes can only be saved `by_all` of them.
+        """
         with self._state_lock, side_stream(self.raw_model):
-            if self._last_update is None or not comm.is_main_process():
+            is_sharded = sharding.is_sharded(self.raw_model)
+            if self._last_update is None or not (by_all if is_sharded else comm.is_main_process()):
+                if is_sharded:
+                    logger.error(
+                        "Weights are divided among processes, which do not end together: the last steps are lost"
+                    )
                 return
             if self._last_update != self.iter:
                 self._statistics.restore()
             try:
                 if self._last_saved != self._last_update:
-                    self.save("model_interrupted")
+                    self.save(INTERRUPTED)
             except (OSError, NonFiniteError) as error:
                 logger.error("The last steps are lost, the checkpoint before them stays: %s", error)
                 return
             logger.warning("Interrupted: the run continues at iteration %d with --resume", self._last_update + 1)
 
-    def _call_hooks(self, moment: str) -> None:
-        for hook in self._hooks:
-            getattr(hook, moment)()
-
     def tell_results(self, iteration: int, results: Mapping[str, float]) -> None:
-        """Let hooks know the results of an evaluation after `iteration`, which the main process has."""
+        """Let hooks know the results of an evaluation after `iteration`, and write down what they remember then."""
         for hook in self._hooks:
             getattr(hook, "after_evaluation", lambda *_: None)(iteration, results)
+        self.flush()
+        if comm.is_main_process():
+            self._evaluations.write(iteration, self._stateful())
+
+    def _stateful(self) -> list[Any]:
+        return [*self._hooks, self.guard]
+
+    def _call_hooks(self, moment: str) -> None:
+        for hook in self._hooks:
+            getattr(hook, moment, lambda: None)()  # hooks of Detectron2 know fewer moments
 
     def evaluate(self) -> dict[str, Any]:
         """`test` on the model as it is, and `test_ema` on its average if there is one; kept in `results`."""
-        self.results = self.test(self.cfg, self.raw_model)
+        model = self.raw_model
+        if sharding.is_sharded(model):
+            model = sharding.whole_copy(model, self.build_model(self.cfg))
+        self.results = self.test(self.cfg, model)
         if self.ema is not None:
             self.results = self.results | self.test_ema(self.cfg, self.ema.averaged_model())
         return self.results

@@ -6,6 +6,8 @@ import math
 import os
 import re
 import sys
+import time
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,7 +24,7 @@ WINDOW = 20
 
 
 class EventWriter(Protocol):
-    """What `PeriodicWriter` calls."""
+    """What `PeriodicWriter` calls. Writers of files also have `state_dict` and `load_state_dict`, as those below."""
 
     def write(self, storage: EventStorage) -> None:
         """Write what is new in `storage`."""
@@ -35,43 +37,90 @@ class NewScalars:
     """Remembers of which iteration each scalar was written."""
 
     def __init__(self) -> None:
-        self._written: dict[str, int] = {}
+        self.written: dict[str, int] = {}
 
     def take(self, storage: EventStorage) -> dict[int, dict[str, float]]:
         """Scalars put since the last call, smoothed where they ask for it: {iteration: {name: value}}."""
         new: dict[int, dict[str, float]] = {}
         for name, (value, iteration) in storage.latest_with_smoothing_hint(WINDOW).items():
-            if self._written.get(name) != iteration:
+            if self.written.get(name) != iteration:
                 new.setdefault(iteration, {})[name] = float(value)
-                self._written[name] = iteration
+                self.written[name] = iteration
         return dict(sorted(new.items()))
 
 
-class JSONWriter:
+class ScalarWriter:
+    """Base of writers that write what is new, and know in a resumed run what has been written."""
+
+    def __init__(self) -> None:
+        self._new = NewScalars()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which scalars are written."""
+        return {"written": dict(self._new.written)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take it up, before the first `write`."""
+        self._new.written = dict(state["written"])
+
+
+def scalars_state(storage: EventStorage) -> dict[str, Any]:
+    """The last values of all scalars, as far as later medians need them: `{name: {"smooth", "values"}}`."""
+    state: dict[str, Any] = {}
+    hints = storage.smoothing_hints()
+    for name, history in storage.histories().items():
+        values = history.values()
+        recent = [(value, at) for value, at in values if at > values[-1][1] - WINDOW]
+        state[name] = {"smooth": hints[name], "values": recent}
+    return state
+
+
+def load_scalars(storage: EventStorage, state: dict[str, Any]) -> None:
+    """Put what `scalars_state` returned into an empty storage."""
+    for name, scalar in state.items():
+        for value, iteration in scalar["values"]:
+            storage.put_scalar(name, value, smoothing_hint=scalar["smooth"], cur_iter=int(iteration))
+
+
+class JSONWriter(ScalarWriter):
     """One JSON object a line: `{"iteration": 39, "total_loss": 21.3, "lr": 0.0001, ...}`.
 
     What comes later for the iteration of the last line, such as results of an evaluation, joins it. A resumed run
-    (`start_iter` > 0) continues the file: lines from `start_iter` on, which the interrupted run wrote after the
-    checkpoint, are dropped, so that nothing appears twice. A new run keeps the file of an earlier one under the added
-    ending `.old`. Values that are not finite become null.
+    (`start_iter` > 0) continues the file: what the interrupted run wrote after the checkpoint is dropped, so that
+    nothing appears twice. A new run keeps the file of an earlier one under the added ending `.old`. Values that are not
+    finite become null.
     """
 
     def __init__(self, path: str | Path, *, start_iter: int = 0) -> None:
         self._path = Path(path)
-        self._new = NewScalars()
+        super().__init__()
+        self._last: dict[str, Any] = {}
+        self._last_start = 0
         if self._path.exists():
             if start_iter > 0:
-                self._drop_lines_from(start_iter)
+                self._keep_lines_before(start_iter)
             else:
                 os.replace(self._path, f"{self._path}.old")
         self._file = self._path.open("a", encoding="utf-8")
-        self._last: dict[str, Any] = {}
-        self._last_start = 0
 
-    def _drop_lines_from(self, start_iter: int) -> None:
+    def _keep_lines_before(self, iteration: int) -> None:
         lines = self._path.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if _iteration(line) < start_iter]
+        kept = [line for line in lines if _iteration(line) < iteration]
         write_text(self._path, "".join(f"{line}\n" for line in kept))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Also the last line."""
+        return {"last": dict(self._last), **super().state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Let the file end as it did when the state was taken."""
+        super().load_state_dict(state)
+        if state["last"]:
+            self._file.close()
+            self._keep_lines_before(state["last"]["iteration"])
+            self._file = self._path.open("a", encoding="utf-8")
+            self._append(dict(state["last"]))
+            self._file.flush()
 
     def write(self, storage: EventStorage) -> None:
         """Append one line per iteration that has new scalars, normally one."""
@@ -81,10 +130,13 @@ class JSONWriter:
             if self._last.get("iteration") == iteration:
                 line = self._last | line
                 self._file.truncate(self._last_start)
-            self._file.flush()
-            self._last, self._last_start = line, os.fstat(self._file.fileno()).st_size
-            self._file.write(json.dumps(line, sort_keys=True) + "\n")
+            self._append(line)
         self._file.flush()
+
+    def _append(self, line: dict[str, Any]) -> None:
+        self._file.flush()
+        self._last, self._last_start = line, os.fstat(self._file.fileno()).st_size
+        self._file.write(json.dumps(line, sort_keys=True) + "\n")
 
     def close(self) -> None:
         """Close the file."""
@@ -99,27 +151,66 @@ def _iteration(line: str) -> float:
         return float("inf")
 
 
-class TensorBoardWriter:
-    """Scalars as TensorBoard events in `log_dir`."""
+class TensorBoardWriter(ScalarWriter):
+    """Scalars as TensorBoard events in `log_dir`.
+
+    A resumed run drops what the interrupted one wrote after the checkpoint. A new run renames the files of an earlier
+    one (`tfevents` in their names becomes `earlier`), which TensorBoard then leaves alone. After an error of the disk
+    the next `write` begins another file.
+    """
 
     def __init__(self, log_dir: str | Path, *, start_iter: int = 0) -> None:
-        from torch.utils.tensorboard import (
-            SummaryWriter,
-        )  # takes seconds to import, and only training needs it
+        super().__init__()
+        self._dir = Path(log_dir)
+        self._earlier = self._files()
+        if start_iter == 0:
+            for file in self._earlier:
+                os.replace(file, file.with_name(file.name.replace("tfevents", "earlier")))
+            self._earlier = []
+        # a TensorBoard that is running has shown already what the interrupted run wrote after the checkpoint
+        self._writer: Any = self._open(purge_step=start_iter or None)
 
-        self._new = NewScalars()
-        # on resuming, TensorBoard hides what the interrupted run wrote after the checkpoint
-        self._writer = SummaryWriter(str(log_dir), purge_step=start_iter or None)
+    def _open(self, *, purge_step: int | None = None) -> Any:
+        from torch.utils.tensorboard import SummaryWriter  # takes seconds, and only training needs it
+
+        while any(f".{int(time.time()):010d}." in file.name for file in self._files()):
+            time.sleep(0.05)  # TensorBoard reads files in the order of their names, which begin with the second
+        return SummaryWriter(str(self._dir), purge_step=purge_step)
+
+    def _files(self) -> list[Path]:
+        return sorted(self._dir.glob("events.out.tfevents.*"))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Also the sizes of all files."""
+        return {"sizes": {file.name: file.stat().st_size for file in self._files()}, **super().state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Let the files of earlier runs hold what they did when the state was taken."""
+        super().load_state_dict(state)
+        for file in self._earlier:
+            if file.name not in state["sizes"]:
+                file.unlink()
+            elif file.stat().st_size > state["sizes"][file.name]:
+                os.truncate(file, state["sizes"][file.name])
 
     def write(self, storage: EventStorage) -> None:
         """Write scalars of all iterations since the last call."""
-        for iteration, scalars in self._new.take(storage).items():
-            for name, value in scalars.items():
-                self._writer.add_scalar(name, value, iteration)
+        try:
+            self._writer = self._writer or self._open()
+            for iteration, scalars in self._new.take(storage).items():
+                for name, value in scalars.items():
+                    self._writer.add_scalar(name, value, iteration)
+            self._writer.flush()
+        except OSError:  # its thread is dead, and nothing comes through any more
+            with suppress(OSError):
+                self.close()
+            self._writer = None
+            raise
 
     def close(self) -> None:
         """Flush and close the event file."""
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
 
 class LogWriter:

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.amp import GradScaler
 
+from mask2former import get_cfg
 from mask2former.engine.finite import (
     MAX_SKIPPED_STEPS,
     FiniteGuard,
@@ -12,6 +13,7 @@ from mask2former.engine.finite import (
     RunningStatistics,
     check_state,
     describe_batch,
+    skip_limit,
 )
 
 BATCH = [{"file_name": "a.jpg", "image_id": 3}, {"image": None}]
@@ -22,8 +24,8 @@ GOOD = {
 INF = torch.tensor(float("inf"))
 
 
-def guard(*, scaler=False):
-    return FiniteGuard(nn.Linear(1, 1), GradScaler("cpu", enabled=scaler))
+def guard(*, scaler=False, skip=0):
+    return FiniteGuard(nn.Linear(1, 1), GradScaler("cpu", enabled=scaler), skip_limit=skip)
 
 
 def test_values():
@@ -51,6 +53,48 @@ def test_overflows_pass_under_loss_scaling_until_they_are_too_many():
         subject.read(0, GOOD, INF, BATCH)
     with pytest.raises(NonFiniteError, match="Gradient is not finite"):
         subject.read(0, GOOD, INF, BATCH)
+
+
+@pytest.mark.parametrize(("loss", "norm"), [(INF, torch.tensor(1.0)), (torch.tensor(1.0), INF)])
+def test_steps_are_left_out_until_too_many_are_in_a_row(loss, norm, caplog):
+    subject = guard(skip=2)
+    for _ in range(2):
+        assert subject.read(0, GOOD, torch.tensor(1.0), BATCH)[0]
+        for number in (1, 2):
+            assert subject.read(7, {"loss_dice": loss}, norm, BATCH, flags=[True]) == ({}, [True])
+            assert subject.skips
+            assert f"Step left out, {number} of at most 2 in a row" in caplog.messages[-1]
+            assert "iteration 7, rank 0, batch: a.jpg" in caplog.messages[-1]
+    assert subject.counts == {"skipped_steps": 4.0}
+    again = guard(skip=2)
+    again.load_state_dict(subject.state_dict())
+    for full in (subject, again):
+        with pytest.raises(NonFiniteError, match="not finite") as raised:
+            full.read(8, {"loss_dice": loss}, norm, BATCH)
+        assert raised.value.iteration == 8
+        assert raised.value.batches == {0: BATCH}
+
+
+def test_a_good_step_is_not_left_out():
+    subject = guard(skip=1)
+    subject.read(0, {"loss_dice": INF}, torch.tensor(1.0), BATCH)
+    subject.read(1, GOOD, torch.tensor(1.0), BATCH)
+    assert not subject.skips
+    assert guard().state_dict() == {}
+    assert guard().counts == {}
+
+
+def test_the_policy_of_a_config():
+    cfg = get_cfg()
+    assert skip_limit(cfg) == 0
+    cfg.SOLVER.NONFINITE = "skip"
+    assert skip_limit(cfg) == 10
+    cfg.SOLVER.NONFINITE_LIMIT = 0
+    with pytest.raises(ValueError, match=r"SOLVER\.NONFINITE_LIMIT is 0"):
+        skip_limit(cfg)
+    cfg.SOLVER.NONFINITE = "ignore"
+    with pytest.raises(ValueError, match=r"SOLVER\.NONFINITE is 'ignore', expected stop or skip"):
+        skip_limit(cfg)
 
 
 def test_batch_without_names():

@@ -1,6 +1,5 @@
 """When hooks act, with a trainer that only counts."""
 
-import json
 import logging
 from types import SimpleNamespace
 
@@ -14,25 +13,29 @@ from mask2former.engine.hooks import (
     PeriodicCheckpoint,
     PeriodicEvaluation,
     PeriodicWriter,
-    load_states,
-    states_of,
 )
+from mask2former.engine.resume import hook_states, load_hook_states
+from mask2former.engine.writers import JSONWriter, LogWriter
 from tests.helpers.training import TinyTrainer, tiny_cfg
 
 
-def run(hook, steps, start=0, max_iter=None):
+def run(hook, steps, start=0, max_iter=None, last=lambda: None):
     """Call a hook as the trainer does; returns what it asked the trainer to do, and the storage."""
     log = []
     trainer = SimpleNamespace(max_iter=max_iter or steps, start_iter=start, iter=start)
     trainer.save = log.append
-    trainer.flush = lambda: log.append("flush")
 
     def evaluate():
         log.append(f"evaluate {trainer.iter}")
         return {"segm": {"AP": float(trainer.iter)}}
 
     trainer.evaluate = evaluate
-    trainer.tell_results = lambda iteration, results: log.append((iteration, results))
+
+    def tell_results(iteration, results):
+        log.append(f"after {iteration}: {results['segm/AP']}")
+        hook.after_evaluation(iteration, results)
+
+    trainer.tell_results = tell_results
     hook.trainer = trainer
     with EventStorage(start) as trainer.storage:
         hook.before_train()
@@ -41,6 +44,7 @@ def run(hook, steps, start=0, max_iter=None):
             hook.after_backward()
             hook.after_step()
             trainer.storage.step()
+        last()
         hook.after_train()
     return log, trainer.storage
 
@@ -79,35 +83,37 @@ def test_a_full_disk_ends_the_run_only_at_its_last_step(caplog):
 
 
 @pytest.mark.parametrize(("period", "expected"), [(2, [1, 3, 4]), (0, [4]), (5, [4])])
-def test_evaluations(tmp_path, period, expected):
-    log, storage = run(PeriodicEvaluation(period, tmp_path), 5)
-    told = {iteration: (iteration, {"segm/AP": float(iteration)}) for iteration in expected}
-    assert log == [entry for i in expected for entry in (f"evaluate {i}", told[i], "flush")]
+def test_evaluations(period, expected):
+    hook = PeriodicEvaluation(period)
+    log, storage = run(hook, 5)
+    assert log == [
+        entry for iteration in expected for entry in (f"evaluate {iteration}", f"after {iteration}: {iteration}.0")
+    ]
     assert storage.latest()["segm/AP"] == (4.0, 4)
-    assert json.loads((tmp_path / "last_evaluation").read_text()) == {"iteration": 4, "results": {"segm/AP": 4.0}}
+    assert hook.state_dict() == {"evaluated": 4}
 
 
 @pytest.mark.parametrize(
-    ("written", "start", "made_up"),
-    [(1, 4, True), (None, 4, True), (3, 4, False), (None, 3, False), (3, 0, False)],
+    ("evaluated", "start", "made_up"),
+    [(1, 4, True), (None, 4, True), (3, 4, False), (None, 3, False)],
 )
-def test_a_lost_evaluation_is_made_up(tmp_path, written, start, made_up):
+def test_a_lost_evaluation_is_made_up(evaluated, start, made_up):
     """Every second step: a run that goes on at iteration 4 must have results of iteration 3."""
-    results = {"segm/AP": 7.0}
-    if written is not None:
-        (tmp_path / "last_evaluation").write_text(json.dumps({"iteration": written, "results": results}))
-    log, storage = run(PeriodicEvaluation(2, tmp_path), start, start=start, max_iter=9)
-    assert ("evaluate 4" in log) == made_up
-    assert ((3, results) in log) == (written == 3 and start == 4)  # other hooks hear of it again
+    hook = PeriodicEvaluation(2)
+    if evaluated is not None:
+        hook.load_state_dict({"evaluated": evaluated})
+    log, storage = run(hook, start, start=start, max_iter=9)
+    assert log == (["evaluate 3", "after 3: 3.0"] if made_up else [])
     if made_up:
-        assert storage.latest()["segm/AP"] == (4.0, 3)
-    assert (tmp_path / "last_evaluation").exists() == (start != 0 and (made_up or written is not None))
+        assert storage.latest()["segm/AP"] == (3.0, 3)
+    assert storage.iter == hook.trainer.iter == start
 
 
-def test_a_finished_run_is_evaluated_again_without_new_metrics(tmp_path):
-    (tmp_path / "last_evaluation").write_text('{"iteration": 3, "results": {"segm/AP": NaN}}')
-    log, storage = run(PeriodicEvaluation(0, tmp_path), 4, start=4)
-    assert [entry for entry in log if isinstance(entry, str)] == ["evaluate 4"]
+def test_a_finished_run_is_evaluated_again_without_new_metrics():
+    hook = PeriodicEvaluation(0)
+    hook.load_state_dict({"evaluated": 3})
+    log, storage = run(hook, 4, start=4)
+    assert log == ["evaluate 4"]
     assert not storage.latest()
 
 
@@ -116,8 +122,63 @@ def test_writers_are_opened_used_and_closed():
     writer = SimpleNamespace(write=lambda storage: calls.append(storage.iter), close=lambda: calls.append("closed"))
     hook = PeriodicWriter(lambda: calls.append("opened") or [writer], period=2)
     assert calls == []
-    run(hook, 8, start=2, max_iter=9)
-    assert calls == ["opened", 2, 3, 5, 7, "closed"]
+    run(hook, 8, max_iter=9)
+    assert calls == ["opened", 0, 1, 3, 5, 7, 8, "closed"]
+    calls.clear()
+    again = PeriodicWriter(lambda: calls.append("opened") or [writer], period=2)
+    run(again, 8, start=2, max_iter=9)
+    assert calls == ["opened", 3, 5, 7, 8, "closed"]
+
+
+def test_the_log_has_a_line_after_the_first_step_of_a_resumed_run(caplog):
+    written = []
+    file = SimpleNamespace(write=lambda storage: written.append(storage.iter), close=lambda: None)
+    with caplog.at_level(logging.INFO):
+        run(Timed(lambda: [LogWriter(max_iter=9), file], period=20), 5, start=4, max_iter=9)
+    assert "iter 5/9" in caplog.text
+    assert written == [5]  # once the run has ended
+
+
+def test_writers_go_on_with_what_scalars_were(tmp_path):
+    """Medians after a resume are those of the whole run, and nothing is written twice."""
+
+    def build():
+        return [JSONWriter(tmp_path / "metrics.json", start_iter=start)]
+
+    start, states = 0, []
+    whole = Counting(build, period=3)
+    run(whole, 12)
+    expected = (tmp_path / "metrics.json").read_text()
+    first = Counting(build, period=3)
+    run(first, 7, max_iter=12, last=lambda: states.append(first.state_dict()))
+    start = 7
+    second = Counting(build, period=3)
+    second.pending = states[0]
+    run(second, 12, start=7)
+    assert (tmp_path / "metrics.json").read_text() == expected
+
+
+class Timed(PeriodicWriter):
+    def after_step(self):
+        self.trainer.storage.put_scalars(time=0.5)
+        super().after_step()
+
+
+class Counting(PeriodicWriter):
+    """Puts a scalar of each step, and another one of some."""
+
+    pending = None
+
+    def before_train(self):
+        if self.pending:
+            self.load_state_dict(self.pending)
+        super().before_train()
+
+    def after_step(self):
+        self.trainer.storage.put_scalar("loss", self.trainer.iter**2)
+        if self.trainer.iter == 6:
+            self.trainer.storage.put_scalar("rare", 1.0)
+        super().after_step()
 
 
 def test_writers_that_fail_do_not_end_the_run(caplog):
@@ -127,8 +188,8 @@ def test_writers_that_fail_do_not_end_the_run(caplog):
     written = []
     good = SimpleNamespace(write=lambda storage: written.append(storage.iter), close=lambda: written.append("closed"))
     run(PeriodicWriter(lambda: [SimpleNamespace(write=fail, close=fail), good], period=2), 2)
-    assert written == [0, 1, "closed"]
-    assert caplog.text.count("SimpleNamespace cannot write: No space left on device") == 3
+    assert written == [0, 1, 2, "closed"]
+    assert caplog.text.count("SimpleNamespace cannot write: No space left on device") == 4
 
 
 def test_timer(caplog):
@@ -155,12 +216,12 @@ def test_states_by_class_of_those_that_have_one():
         def load_state_dict(self, state_dict):
             self.count = state_dict["count"]
 
-    states = states_of([Counting(3), Hook(), SimpleNamespace(), Counting(4)])
-    assert states == {f"{Counting.__qualname__}": {"count": 3}}
+    states = hook_states([Counting(3), Hook(), SimpleNamespace(), Counting(4)])
+    assert states == {f"{Counting.__qualname__}": {"count": 3}, f"{Counting.__qualname__} 2": {"count": 4}}
     hooks = [Hook(), Counting(0)]
-    load_states(hooks, states)
+    load_hook_states(hooks, states)
     assert hooks[1].count == 3
-    load_states(hooks, {})
+    load_hook_states(hooks, {})
     assert hooks[1].count == 3
 
 
@@ -215,4 +276,5 @@ def test_hooks_of_detectron2_serve_as_they_are(tmp_path):
     trainer.register_hooks(hooks)
     (tmp_path / "last_checkpoint").write_text("model_0000002.pth")
     trainer.resume_or_load(resume=True)
-    assert hooks[0].steps == 3  # the step was counted before it was saved
+    trainer.train()
+    assert hooks[0].steps == 6  # the step was counted before it was saved

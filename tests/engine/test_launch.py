@@ -121,22 +121,20 @@ def test_several_machines_need_an_address():
 
 
 @pytest.mark.skipif(not dist.is_gloo_available(), reason="PyTorch was built without gloo")
+def test_the_first_traceback_is_that_of_the_process_that_failed(tmp_path):
+    run = started("broken_data", tmp_path)
+    _, output = run.communicate(timeout=200)
+    assert run.returncode == 1, output
+    assert "-- Process 1 terminated with the following error:" in output
+    first, *_ = output.split("another process has ended")
+    assert "OSError: disk gone" in first
+    assert torch.load(tmp_path / "model_interrupted.pth", weights_only=True)["iteration"] == 2
+
+
+@pytest.mark.skipif(not dist.is_gloo_available(), reason="PyTorch was built without gloo")
 def test_signal_to_the_process_that_started_others(tmp_path):
     """They save, it waits for them and ends as they do."""
-    code = """
-import sys, torch
-from pathlib import Path
-from mask2former.engine.launch import launch
-from tests.helpers import distributed_cases
-if __name__ == "__main__":
-    torch.cuda.device_count = lambda: 2
-    launch(distributed_cases.slow, 2, args=(Path(sys.argv[1]),))
-"""
-    script = tmp_path / "script.py"
-    script.write_text(code)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, str(script), str(tmp_path)]
-    run = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    run = started("slow", tmp_path)
     try:
         for rank in range(2):
             wait_for(tmp_path / f"ready{rank}", timeout=200)
@@ -148,6 +146,24 @@ if __name__ == "__main__":
     assert output.count("Interrupted: the run continues at iteration") == 1
     assert "Traceback" not in output
     assert torch.load(tmp_path / "model_interrupted.pth", weights_only=True)["iteration"] >= 2
+
+
+def started(case, folder):
+    """A process that starts two, as `--num-gpus 2` does, for a function of `distributed_cases`."""
+    code = f"""
+import sys, torch
+from pathlib import Path
+from mask2former.engine.launch import launch
+from tests.helpers import distributed_cases
+if __name__ == "__main__":
+    torch.cuda.device_count = lambda: 2
+    launch(distributed_cases.{case}, 2, args=(Path(sys.argv[1]),))
+"""
+    script = folder / "script.py"
+    script.write_text(code)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, str(script), str(folder)]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
 def torchrun(*arguments):

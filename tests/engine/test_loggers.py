@@ -113,7 +113,7 @@ def test_wandb(tmp_path, monkeypatch):
     (tmp_path / "last_checkpoint").write_text("model_0000002.pth")
     train(cfg, resume=True)
     assert (wandb.starts[1]["id"], wandb.starts[1]["resume"]) == ("run1", "allow")
-    assert wandb.logged[len(lines)][0] == 3
+    assert wandb.logged[len(lines)][0] == 5  # as an uninterrupted run does
     train(cfg)
     assert wandb.starts[2]["id"] is None
 

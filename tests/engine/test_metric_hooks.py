@@ -123,6 +123,8 @@ def test_interruption_changes_nothing(tmp_path, moment):
             torch.load(tmp_path / folder / f"{name}.pth", weights_only=True) for folder in ("straight", "parts")
         )
         assert_identical(first["model"], second["model"])
+        for content in (first, second):
+            del content["hooks"]["PeriodicWriter"]  # times, and sizes of files
         assert_identical(first["hooks"], second["hooks"])
 
 

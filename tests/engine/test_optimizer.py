@@ -228,6 +228,19 @@ def test_a_norm_that_was_looked_at_counts_for_one_step():
     torch.testing.assert_close(model.weight.data, torch.tensor([[-0.3, -0.4]]), rtol=1e-5, atol=1e-5)
 
 
+def test_a_step_that_was_looked_at_does_not_let_the_next_go_unclipped():
+    """Of a loop that does without `zero_grad`, since it sets gradients itself."""
+    model = nn.Linear(2, 1, bias=False)
+    nn.init.zeros_(model.weight)
+    optimizer = clipping_optimizer("SGD", model)
+    for step in (1, 2):
+        model.weight.grad = torch.tensor([[30.0, 40.0]])
+        if step == 1:
+            optimizer.clip_gradients()
+        optimizer.step()
+        torch.testing.assert_close(model.weight.data, step * torch.tensor([[-0.3, -0.4]]), rtol=1e-5, atol=1e-5)
+
+
 def test_clipping_adamw_is_adamw_on_clipped_gradients():
     torch.manual_seed(0)
     model, other = nn.Linear(2, 1, bias=False), nn.Linear(2, 1, bias=False)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import signal
 
@@ -121,14 +122,14 @@ def test_resumed_run_continues_bit_for_bit(tmp_path, seed):
         raise RuntimeError("machine lost")
 
     with pytest.raises(RuntimeError, match="machine lost"):
-        train(cfg, hook=Recorder(at=2, action=stop))
+        train(cfg, hook=Recorder(at=1, action=stop))
     cfg.SEED = seed
     resumed, rest = train(cfg, resume=True)
-    assert resumed.start_iter == 3
+    assert resumed.start_iter == 2
     assert resumed.cfg.SEED == straight.cfg.SEED
-    assert rest == {iteration: steps[iteration] for iteration in (3, 4, 5)}
+    assert rest == {iteration: steps[iteration] for iteration in (2, 3, 4, 5)}
     assert_identical(state_of(straight), state_of(resumed))
-    assert [line["iteration"] for line in metrics(cfg)] == [0, 2, 3, 5]
+    assert [line["iteration"] for line in metrics(cfg)] == [0, 2, 5]
 
 
 def test_resuming_a_finished_run_trains_no_further(tmp_path):
@@ -155,6 +156,51 @@ def test_signal_saves_the_running_step(tmp_path, number, error):
     resumed, steps = train(cfg, resume=True)
     assert list(steps) == [2, 3, 4, 5]
     assert_identical(state_of(straight), state_of(resumed))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_in_the_last_step_changes_nothing(tmp_path, number):
+    _, steps = train(tiny_cfg(tmp_path), hook=Recorder(at=5, action=lambda: os.kill(os.getpid(), number)))
+    assert list(steps) == list(range(6))
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+    assert not (tmp_path / "model_interrupted.pth").exists()
+
+
+def test_a_step_that_is_saved_is_not_saved_again(tmp_path):
+    class Last(Recorder):
+        acts_last = True
+
+    def stop():
+        raise RuntimeError("machine lost")
+
+    with pytest.raises(RuntimeError, match="machine lost"):
+        train(tiny_cfg(tmp_path), hook=Last(at=2, action=stop))
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000002.pth"
+    assert not (tmp_path / "model_interrupted.pth").exists()
+
+
+def test_a_step_left_out_first_after_a_resume_keeps_the_statistics_of_the_checkpoint(tmp_path):
+    class Normed(TinyModel):
+        def __init__(self):
+            super().__init__(random=False)
+            self.norm = torch.nn.BatchNorm1d(4)
+
+        def forward(self, batch):
+            factor = math.nan if get_event_storage().iter == 3 else 1.0
+            images = self.norm(torch.stack([item["image"] for item in batch]) * factor)
+            return super().forward([{"image": image} for image in images])
+
+    class Skipping(TinyTrainer):
+        @classmethod
+        def build_model(cls, cfg):
+            return Normed()
+
+    cfg = tiny_cfg(tmp_path, MAX_ITER=3, NONFINITE="skip")
+    first, _ = train(cfg, trainer_class=Skipping)
+    cfg.SOLVER.MAX_ITER = 4
+    second, _ = train(cfg, resume=True, trainer_class=Skipping)
+    assert first.raw_model.norm.running_mean.any()
+    assert_identical(first.raw_model.state_dict(), second.raw_model.state_dict())
 
 
 def test_error_in_the_data_saves_the_last_step(tmp_path):
@@ -205,6 +251,62 @@ def test_loss_that_is_not_finite_names_step_term_and_images(tmp_path, value):
     saved = torch.load(tmp_path / "model_interrupted.pth", weights_only=True)
     assert saved["iteration"] == 1
     assert all(torch.isfinite(tensor).all() for tensor in saved["model"].values())
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_steps_that_are_not_finite_may_be_left_out(tmp_path, monkeypatch, half):
+    """Weights, statistics and optimiser stay as they were; schedule and iterations go on."""
+    if half:
+        precision = Precision("cpu", torch.float16)
+        monkeypatch.setattr(Precision, "from_config", classmethod(lambda cls, cfg, device: precision))
+
+    class Diverging(TinyModel):
+        def __init__(self):
+            super().__init__(random=False)
+            self.norm = torch.nn.BatchNorm1d(4)
+
+        def forward(self, batch):
+            iteration = get_event_storage().iter
+            before[iteration] = [value.clone() for value in self.state_dict().values()]
+            for item in batch:
+                item["image"] = self.norm(torch.stack([item["image"] * (math.nan if iteration == 2 else 1)] * 2))[0]
+            return super().forward(batch)
+
+    class Skipping(TinyTrainer):
+        @classmethod
+        def build_model(cls, cfg):
+            return Diverging()
+
+    before = {}
+    cfg = tiny_cfg(tmp_path, NONFINITE="skip", CHECKPOINT_PERIOD=0)
+    trainer, steps = train(cfg, trainer_class=Skipping)
+    assert_identical(before[2], before[3])
+    assert half or not torch.equal(before[3][0], before[4][0])
+    assert steps[5]["lr"] == pytest.approx(0.05 * (1 - 5 / 6) ** 0.9)
+    left_out = math.log2(2**16 / trainer.scaler.get_scale()) if half else 1  # overflows, to the scaler
+    assert trainer.optimizer.state[trainer.raw_model.head.weight]["step"] == 6 - left_out
+    assert trainer.scheduler.last_epoch == 6
+    assert metrics(cfg)[-1]["skipped_steps"] == 1
+    assert half or all(math.isfinite(value) for value in metrics(cfg)[-1].values())
+    assert not half or left_out >= 1
+
+
+def test_steps_left_out_are_counted_on_after_a_resume(tmp_path):
+    class Diverging(TinyModel):
+        def forward(self, batch):
+            factor = math.nan if get_event_storage().iter in (1, 2, 3) else 1.0
+            return {name: loss * factor for name, loss in super().forward(batch).items()}
+
+    class Skipping(TinyTrainer):
+        @classmethod
+        def build_model(cls, cfg):
+            return Diverging()
+
+    cfg = tiny_cfg(tmp_path, NONFINITE="skip", NONFINITE_LIMIT=2, CHECKPOINT_PERIOD=3)
+    with pytest.raises(NonFiniteError, match="iteration 3"):
+        train(cfg, trainer_class=Skipping)
+    with pytest.raises(NonFiniteError, match="iteration 3"):
+        train(cfg, resume=True, trainer_class=Skipping)
 
 
 def test_gradient_that_is_not_finite_names_the_parameter(tmp_path):

@@ -91,26 +91,83 @@ def test_results_of_an_evaluation_join_the_line_of_their_iteration(tmp_path):
     ]
 
 
-def test_results_that_are_made_up_for_after_a_resume(tmp_path):
-    """They belong to the iteration before the first of the run."""
+def test_a_last_line_that_a_kill_broke_is_mended(tmp_path):
+    """The line is taken from the checkpoint; results that are made up for join it."""
     path = tmp_path / "metrics.json"
-    run([JSONWriter(path)], 0, 4)
-    writer = JSONWriter(path, start_iter=4)
-    with EventStorage(4) as storage:
-        storage.put_scalar("panoptic_seg/PQ", 50.0, smoothing_hint=False, cur_iter=3)
-        writer.write(storage)
-    writer.close()
-    assert [line["iteration"] for line in read(path)] == [1, 3, 3]
-    assert read(path)[-1] == {"iteration": 3, "panoptic_seg/PQ": 50.0}
+    first = JSONWriter(path)
+    run([first], 0, 4)
+    state = first.state_dict()
+    for broken in (read(path)[:1], [*read(path), {"iteration": 3, "rest": 1}, {"iteration": 9}]):
+        path.write_text("".join(json.dumps(line) + "\n" for line in broken) + '{"iterat')
+        writer = JSONWriter(path, start_iter=4)
+        writer.load_state_dict(state)
+        with EventStorage(4) as storage:
+            storage.put_scalar("panoptic_seg/PQ", 50.0, smoothing_hint=False, cur_iter=3)
+            writer.write(storage)
+        writer.close()
+        assert [line["iteration"] for line in read(path)] == [1, 3]
+        assert read(path)[-1] == {**state["last"], "panoptic_seg/PQ": 50.0}
 
 
-def test_tensorboard(tmp_path):
+def losses(folder):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    return [event.step for event in EventAccumulator(str(folder)).Reload().Scalars("total_loss")]
+
+
+def test_tensorboard_continues_after_resume(tmp_path):
     run([TensorBoardWriter(tmp_path)], 0, 6)
-    run([TensorBoardWriter(tmp_path, start_iter=4)], 4, 8)
-    events = EventAccumulator(str(tmp_path)).Reload()
-    assert [event.step for event in events.Scalars("total_loss")] == [1, 3, 5, 7]
+    run([TensorBoardWriter(tmp_path, start_iter=4)], 4, 8)  # of a checkpoint that knows nothing of files
+    assert losses(tmp_path) == [1, 3, 5, 7]
+    new = TensorBoardWriter(tmp_path, start_iter=8)
+    run([new], 8, 12)
+    state = {"sizes": new.state_dict()["sizes"], "written": {}}
+    run([TensorBoardWriter(tmp_path, start_iter=12)], 12, 20)
+    assert losses(tmp_path) == [1, 3, 5, 7, 9, 11, 13, 15, 17, 19]
+    third = TensorBoardWriter(tmp_path, start_iter=12)
+    third.load_state_dict(state)
+    run([third], 12, 14)
+    assert losses(tmp_path) == [1, 3, 5, 7, 9, 11, 13]
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_tensorboard_events_are_on_the_disk_after_each_write(tmp_path):
+    writer = TensorBoardWriter(tmp_path)
+    with EventStorage(0) as storage:
+        storage.put_scalar("total_loss", 1.0)
+        writer.write(storage)
+    assert losses(tmp_path) == [0]
+    writer.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_tensorboard_goes_on_after_an_error_of_the_disk(tmp_path, monkeypatch):
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    def fail(self, data):
+        raise OSError("No space left on device")
+
+    writer = TensorBoardWriter(tmp_path)
+    with EventStorage(0) as storage:
+        for iteration in range(4):
+            storage.put_scalar("total_loss", 1.0)
+            with monkeypatch.context() as patch:
+                if iteration == 1:
+                    patch.setattr(RecordWriter, "write", fail)
+                    with pytest.raises(OSError, match="No space left"):
+                        writer.write(storage)
+                else:
+                    writer.write(storage)
+            storage.step()
+    writer.close()
+    assert losses(tmp_path) == [0, 2, 3]
+
+
+def test_tensorboard_shows_nothing_of_an_earlier_run(tmp_path):
+    run([TensorBoardWriter(tmp_path)], 0, 6)
+    run([TensorBoardWriter(tmp_path)], 0, 2)
+    assert losses(tmp_path) == [1]
+    assert len(list(tmp_path.glob("events.out.earlier.*"))) == 1
 
 
 def test_log_line(caplog):

@@ -1,5 +1,6 @@
 """What can happen to a training with several processes; functions for `run_processes`."""
 
+import json
 import logging
 import os
 import signal
@@ -12,14 +13,22 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from mask2former import get_cfg
 from mask2former.d2 import comm
 from mask2former.d2.config import CfgNode
+from mask2former.d2.data import DatasetCatalog
 from mask2former.d2.events import get_event_storage
+from mask2former.d2.structures import BitMasks, Instances
+from mask2former.data.datasets.shapes import register_shapes
+from mask2former.data.images import read_panoptic_png
 from mask2former.data.loader import _init_worker
 from mask2former.engine.hooks import Hook
 from mask2former.engine.interrupt import StopRequest
 from mask2former.engine.precision import Precision
 from mask2former.engine.trainer import Trainer
+from mask2former.modeling.layers import Linear
+from mask2former.ops import cpu
+from tests.helpers.catalog import registered_below
 from tests.helpers.training import TinyModel, TinyTrainer, tiny_cfg
 
 
@@ -99,7 +108,32 @@ def broken_data(out: Path) -> None:
     run(_Broken, out)
 
 
-class _Diverging(TinyModel):
+def killed(out: Path) -> None:
+    """Process 1 dies after a step, without a word."""
+    run(PlainTrainer, out, At(3, 1, lambda: os.kill(os.getpid(), signal.SIGKILL)))
+
+
+class _Keeping(TinyModel):
+    def forward(self, batch: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        losses = super().forward(batch)
+        path = Path(os.environ["KEPT"], f"losses{comm.get_rank()}")
+        path.write_text(json.dumps({name: float(loss) for name, loss in losses.items()}))
+        return losses
+
+
+class _KeepingTrainer(TinyTrainer):
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        return _Keeping(random=False)
+
+
+def keeping(out: Path) -> None:
+    """One step, of which each process keeps its losses."""
+    os.environ["KEPT"] = str(out)
+    run(_KeepingTrainer, out, MAX_ITER=1)
+
+
+class Diverging(TinyModel):
     def forward(self, batch: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         losses = super().forward(batch)
         if get_event_storage().iter == 2 and comm.get_rank() == 1:
@@ -110,7 +144,7 @@ class _Diverging(TinyModel):
 class _DivergingTrainer(TinyTrainer):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
-        return _Diverging(random=False)
+        return Diverging(random=False)
 
 
 def diverging(out: Path) -> None:
@@ -118,6 +152,14 @@ def diverging(out: Path) -> None:
     half = Precision("cpu", torch.float16)
     Precision.from_config = classmethod(lambda cls, cfg, device: half)
     run(_DivergingTrainer, out)
+
+
+def skipping(out: Path) -> None:
+    """As before, in float32, and the step is left out."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", force=True)
+    trainer = _DivergingTrainer(tiny_cfg(out, NONFINITE="skip", CHECKPOINT_PERIOD=0))
+    trainer.train()
+    torch.save(trainer.raw_model.state_dict(), out / f"weights{comm.get_rank()}.pt")
 
 
 class _NoModel(PlainTrainer):
@@ -198,3 +240,115 @@ def early_end(out: Path, metric: str) -> None:
     trainer = _Scored(cfg)
     trainer.train()
     (out / f"ended{comm.get_rank()}").write_text(str(trainer.iter))
+
+
+class KernelTrainer(TinyTrainer):
+    """Its model has a layer whose kernel is chosen by measurement."""
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        model = TinyModel(random=False)
+        model.backbone = Linear(4, 8)
+        return model
+
+
+def kernels(out: Path) -> None:
+    """Processes measure differently; each keeps what it chose in the end."""
+    os.environ[cpu.LINEAR_VARIABLE] = "auto"
+    cpu._LARGEST_SLOW_CONVOLUTION = 0
+    cpu._measure = lambda: [1.0, 0.5 + comm.get_rank()]
+    run(KernelTrainer, out, MAX_ITER=2)
+    (out / f"kernels{comm.get_rank()}").write_text(json.dumps(cpu.convolution_is_faster))
+
+
+class _Waiting(PlainTrainer):
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode, *, start_iteration: int = 0) -> Iterator[list[dict[str, Any]]]:
+        for number, batch in enumerate(super().build_train_loader(cfg, start_iteration=start_iteration)):
+            while number == 3 and comm.get_rank() == 1 and not Path(cfg.OUTPUT_DIR, "said").exists():
+                time.sleep(0.05)
+            yield batch
+
+
+def waiting(out: Path, text: str, seconds: float) -> None:
+    """Process 1 waits for data until the main one says `text`; its watchdog waits for `seconds`."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", force=True)
+    if comm.is_main_process():
+        logging.getLogger().addHandler(Touching(out / "said", text))
+    settings = {"WATCHDOG_SECONDS": seconds if comm.get_rank() else 0.4, "CHECKPOINT_PERIOD": 0}
+    _Waiting(tiny_cfg(out, **settings)).train()
+
+
+class Touching(logging.Handler):
+    """Makes a file when a message holds some text."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        super().__init__()
+        self.path, self.text = path, text
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.text in record.getMessage():
+            self.path.touch()
+
+
+class _NearTruth(nn.Module):
+    """The annotations of an image of `shapes_val`, moved by up to four pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records = {record["file_name"]: record for record in DatasetCatalog.get("shapes_val")}
+
+    def forward(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [self._segment(self.records[item["file_name"]]) for item in inputs]
+
+    def _segment(self, record: dict[str, Any]) -> dict[str, Any]:
+        ids = torch.from_numpy(read_panoptic_png(record["pan_seg_file_name"]).astype("int32"))
+        ids = ids.roll(record["image_id"] % 5, dims=1)
+        segments, masks = record["segments_info"], [ids == info["id"] for info in record["segments_info"]]
+        sem_seg = torch.zeros(8, *ids.shape)
+        for info, mask in zip(segments, masks, strict=True):
+            sem_seg[info["category_id"], mask] = 1.0
+        things = [number for number, info in enumerate(segments) if info["category_id"] < 4]
+        instances = Instances(tuple(ids.shape))
+        instances.pred_masks = torch.stack([masks[number] for number in things])
+        instances.pred_boxes = BitMasks(instances.pred_masks).get_bounding_boxes()
+        instances.pred_classes = torch.tensor([segments[number]["category_id"] for number in things])
+        instances.scores = torch.tensor([0.9 - 0.01 * (record["image_id"] * 7 + number) % 0.5 for number in things])
+        found = [{"id": s["id"], "category_id": s["category_id"], "isthing": s["category_id"] < 4} for s in segments]
+        return {"sem_seg": sem_seg, "panoptic_seg": (ids, found), "instances": instances}
+
+
+def evaluation(out: Path, data: Path) -> None:
+    """Score predictions for drawn images; the main process keeps the results."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", force=True)
+    cfg = get_cfg()
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.OUTPUT_DIR = str(out)
+    cfg.DATASETS.TEST = ("shapes_val",)
+    cfg.DATALOADER.NUM_WORKERS = 0
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 8
+    test = cfg.MODEL.MASK_FORMER.TEST
+    test.PANOPTIC_ON = test.INSTANCE_ON = test.BOUNDARY_ON = True
+    with registered_below(data, register_shapes):
+        results = Trainer.test(cfg, _NearTruth())
+    if comm.is_main_process():
+        (out / "results.json").write_text(json.dumps(results))
+
+
+class LargeTrainer(TinyTrainer):
+    """Its checkpoints are larger than its log."""
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        model = TinyModel()
+        model.register_buffer("ballast", torch.zeros(100_000))
+        return model
+
+
+def full_disk(out: Path) -> None:
+    """No file may grow beyond 200 kB after the fifth step."""
+    import resource
+
+    limits = (200_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
+    fill = At(4, 0, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits))
+    run(LargeTrainer, out, fill, MAX_ITER=8, CHECKPOINT_PERIOD=2)

@@ -64,10 +64,11 @@ def fixed_points() -> Iterator[None]:
         yield
 
 
-def main(output_dir: str, parts: int = 1) -> None:
+def main(output_dir: str, parts: int = 1, is_divided: bool = False) -> None:
     """Train for three iterations and save `model_final.pth`."""
     cfg = small_cfg(
         MODEL__RESNETS__NORM="FrozenBN",
+        MODEL__FSDP=is_divided,
         MODEL__MASK_FORMER__WEIGHT_OF_EACH_CLASS=[1.0, 3.0, 0.5, 2.0, 1.0],
         SOLVER__ACCUMULATION_STEPS=parts,
         SOLVER__OPTIMIZER="SGD",

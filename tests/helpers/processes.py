@@ -41,7 +41,7 @@ def run_processes(
         timeout: seconds after which processes that still run are killed.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.helpers.training"])
+    context.set_forkserver_preload(["tests.helpers.training", "torch.utils.tensorboard"])
     folder.mkdir(parents=True, exist_ok=True)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
