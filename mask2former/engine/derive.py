@@ -248,6 +248,7 @@ def evaluation_settings(cfg: CfgNode, data: DataSummary, validation: DataSummary
         short, long = sorted(validation.median)
         scale = min(cfg.INPUT.MIN_SIZE_TEST / short, cfg.INPUT.MAX_SIZE_TEST / long)
         steps = validation.images * short * long * scale**2 / (2 * height * width)  # no backward pass, but full masks
+        steps *= max(1.0, cfg.TEST.DETECTIONS_PER_IMAGE / 100) if data.kind != SEMANTIC else 1.0
         count = max(1, min(count, int(0.2 * cfg.SOLVER.IMS_PER_BATCH * length / steps)))
     period = math.ceil(length / count)
     reason = f"{count} in the run" if validation else "nothing to validate on"

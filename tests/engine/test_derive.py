@@ -188,10 +188,11 @@ def test_polynomial_schedules_have_no_steps() -> None:
     assert "STEPS" not in run(summary(SEMANTIC), [derive.length_settings])
 
 
-def evaluations(validation: DataSummary | None) -> dict[str, Any]:
+def evaluations(validation: DataSummary | None, detections: int = 100) -> dict[str, Any]:
     cfg = model_zoo.get_config(ZOO[INSTANCE])
     cfg.SOLVER.MAX_ITER = 1000  # 16000 images
     cfg.INPUT.IMAGE_SIZE, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 600, 600, 600  # tested at 400x600
+    cfg.TEST.DETECTIONS_PER_IMAGE = detections
     settings = derive.evaluation_settings(cfg, summary(), validation)
     return {key.rpartition(".")[2]: value for key, value, _ in settings}
 
@@ -200,6 +201,11 @@ def evaluations(validation: DataSummary | None) -> dict[str, Any]:
 def test_evaluation_takes_a_share_of_the_time(validated: int, period: int) -> None:
     # 2000 images of 2/3 of the pixels, half of the work for each: 667 of a fifth of 16000
     assert evaluations(summary(images=validated)) == {"EVAL_PERIOD": period, "CHECKPOINT_PERIOD": period}
+
+
+def test_many_detections_take_longer() -> None:
+    assert evaluations(summary(images=1000))["EVAL_PERIOD"] == 112  # nine
+    assert evaluations(summary(images=1000), detections=400)["EVAL_PERIOD"] == 500
 
 
 def test_nothing_to_validate_on() -> None:
