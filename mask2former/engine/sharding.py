@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -17,10 +18,12 @@ def is_asked_for(cfg: CfgNode) -> bool:
     """Tell whether `MODEL.FSDP` has an effect: with several processes.
 
     Raises:
-        ValueError: it does not go with the type of autocast, or with MODEL_EMA.
+        ValueError: it does not go with the type of autocast, with MODEL_EMA, or with this PyTorch on a CPU.
     """
     if not cfg.MODEL.FSDP or comm.get_world_size() == 1:
         return False
+    if cfg.MODEL.DEVICE == "cpu" and not hasattr(torch.cpu.Stream, "record_event"):
+        raise ValueError(f"MODEL.FSDP needs a newer PyTorch than {torch.__version__} on a CPU: set it to False")
     if cfg.MODEL_EMA.ENABLED:
         raise ValueError("MODEL.FSDP does not go with an average of the weights: set MODEL_EMA.ENABLED False")
     amp = cfg.SOLVER.AMP

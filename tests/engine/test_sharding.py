@@ -16,6 +16,9 @@ from tests.helpers.processes import run_processes
 pytestmark = pytest.mark.skipif(
     not dist.is_available() or not dist.is_gloo_available(), reason="PyTorch was built without gloo"
 )
+divides_on_cpus = pytest.mark.skipif(
+    not hasattr(torch.cpu.Stream, "record_event"), reason="FSDP2 of this PyTorch needs a GPU"
+)
 
 
 def train(folder, *, divided, stop=99, clip="full_model", code=0):
@@ -40,6 +43,7 @@ def assert_same(first, second):
         assert first == second
 
 
+@divides_on_cpus
 @pytest.mark.parametrize("clip", ["full_model", "norm", "value"])
 def test_divided_weights_train_as_whole_ones(tmp_path, clip):
     whole, divided = (train(tmp_path / str(flag), divided=flag, clip=clip) for flag in (False, True))
@@ -51,6 +55,7 @@ def test_divided_weights_train_as_whole_ones(tmp_path, clip):
     assert lines[1]["all/images"] == 5
 
 
+@divides_on_cpus
 @pytest.mark.parametrize("first", [True, False])
 def test_either_continues_what_the_other_began(tmp_path, first):
     straight = train(tmp_path / "straight", divided=False)
@@ -62,6 +67,7 @@ def test_either_continues_what_the_other_began(tmp_path, first):
     assert_same(straight["optimizer"], ended["optimizer"])
 
 
+@divides_on_cpus
 def test_a_step_that_is_not_finite_leaves_checkpoint_and_file(tmp_path):
     ended = run_processes(cases.divided_diverging, tmp_path, folder=tmp_path)
     assert [process.code for process in ended] == [1, 1], ended
@@ -71,6 +77,7 @@ def test_a_step_that_is_not_finite_leaves_checkpoint_and_file(tmp_path):
     assert_same(saved["model"], step["model"])
 
 
+@divides_on_cpus
 def test_mask2former(tmp_path):
     found = []
     for divided in (False, True):
@@ -97,6 +104,11 @@ def test_what_does_not_go_together_is_named(monkeypatch):
     cfg.SOLVER.AMP.ENABLED = True
     with pytest.raises(ValueError, match=r"MODEL\.FSDP does not go with float16.*SOLVER\.AMP\.DTYPE bfloat16"):
         sharding.is_asked_for(cfg)
+    monkeypatch.delattr("torch.cpu.Stream.record_event", raising=False)
+    cfg.MODEL.DEVICE = "cpu"
+    with pytest.raises(ValueError, match=r"MODEL\.FSDP needs a newer PyTorch"):
+        sharding.is_asked_for(cfg)
+    cfg.MODEL.DEVICE = "cuda"
     cfg.MODEL_EMA.ENABLED = True
     with pytest.raises(ValueError, match=r"MODEL\.FSDP does not go with an average.*MODEL_EMA\.ENABLED False"):
         sharding.is_asked_for(cfg)
