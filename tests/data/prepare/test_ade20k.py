@@ -102,7 +102,7 @@ def test_labels_of_another_kind(tmp_path: Path) -> None:
     save(path, np.full(SIZE, 151, dtype=np.uint8))
     with pytest.raises(DataError, match=r"ADE_val_00000001\.png: label 151 is above 150"):
         prepare_semantic(folder)
-    save(path, np.zeros((*SIZE, 3), dtype=np.uint8))
+    save(path, np.full((*SIZE, 3), (0, 1, 2), dtype=np.uint8))  # grey ones are read
     with pytest.raises(DataError, match=r"ADE_val_00000001\.png: a label map has one channel"):
         prepare_semantic(folder)
     assert (folder / "annotations_detectron2/validation/ADE_val_00000002.png").is_file()
