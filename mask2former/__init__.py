@@ -23,8 +23,7 @@ from .evaluation import (
     SemSegEvaluator,
 )
 from .modeling import MaskFormer
-
-__version__ = "0.1.0"
+from .version import __version__ as __version__
 
 __all__ = [
     "COCOInstanceNewBaselineDatasetMapper",

@@ -32,14 +32,12 @@ model = model_zoo.get_model("coco/panoptic-segmentation/maskformer2_R50_bs16_50e
 or, for evaluation from the command line:
 
 ```bash
-python tools/train_net.py --eval-only \\
-  --config-file configs/coco/panoptic-segmentation/maskformer2_R50_bs16_50ep.yaml \\
-  MODEL.WEIGHTS zoo://coco/panoptic-segmentation/maskformer2_R50_bs16_50ep
+mask2former eval --weights zoo://coco/panoptic-segmentation/maskformer2_R50_bs16_50ep
 ```
 
 Metrics are **the paper authors'**, in percent; none of them was measured by this project. Parameters are counted from
 our models. FLOPs are multiply-adds of a forward pass at the sizes of the config: the paper's, averaged over 100
-validation images, and, where they were measured, ours from `tools/analyze_model.py`, averaged over 5 others and
+validation images, and, where they were measured, ours from `mask2former analyze`, averaged over 5 others and
 inference included.
 
 Two rows of the published table are corrected: the backbone of ADE20K instance Swin-L, and the config name of Mapillary

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
+from tabulate import tabulate
 from torch import Tensor
 
 from mask2former.checkpoint.errors import CheckpointError
@@ -51,6 +52,18 @@ class ConvertedBackbone(NamedTuple):
     """The names that changed: in the file → now."""
     left_out: tuple[str, ...]
     """Parts of the classifier, and tables that follow from the settings."""
+
+    def table(self) -> str:
+        """Return a table of what became of the tensors."""
+        size = sum(value.numel() for value in self.weights.values())
+        left_out = sorted({name.rpartition(".")[0] or name for name in self.left_out})
+        rows = [
+            ("origin", self.kind),
+            ("kept", f"{len(self.weights)} tensors, {size / 1e6:.1f} M numbers"),
+            ("of these renamed", len(self.renamed)),
+            ("left out", f"{len(self.left_out)} tensors: {', '.join(left_out[:5])}" if left_out else "nothing"),
+        ]
+        return tabulate(rows, tablefmt="plain")
 
 
 def backbone_kind(names: Collection[str]) -> str | None:

@@ -16,14 +16,13 @@ from iopath.common.file_io import file_lock, get_cache_dir
 from tqdm import tqdm
 
 from mask2former.checkpoint.errors import CheckpointError
-from mask2former.checkpoint.published import get_checkpoint_url
+from mask2former.checkpoint.published import ZOO, get_checkpoint_url
 from mask2former.files import replacing
 
 logger = logging.getLogger(__name__)
 
 # What short addresses stand for.
 ADDRESSES = {"detectron2://": "https://dl.fbaipublicfiles.com/detectron2/"}
-ZOO = "zoo://"
 TIMEOUT = 30  # seconds without an answer
 CHUNK = 1 << 20
 
@@ -70,6 +69,12 @@ def _web_address(address: str) -> str:
         if address.startswith(prefix):
             return url + address.removeprefix(prefix)
     return address
+
+
+def cached_file(address: str) -> Path | None:
+    """Where the file of a web address lies on this machine; None if it was not downloaded."""
+    file = _cache_file(_web_address(address))
+    return file if file.is_file() else None
 
 
 def _cached(address: str) -> Path:

@@ -11,6 +11,8 @@ from pathlib import Path
 from mask2former.similar import did_you_mean
 
 _TABLE = Path(__file__).with_name("published.json")
+ZOO = "zoo://"
+"""What the name of a published model follows where it stands for its weights."""
 _HOST = "https://dl.fbaipublicfiles.com/maskformer/mask2former/"
 
 
@@ -28,7 +30,7 @@ class PublishedModel:
     checkpoint: str
     """Web address."""
     gflops: float | None = None
-    """Of a forward pass, 10^9 multiply-adds, measured with `tools/analyze_model.py`."""
+    """Of a forward pass, 10^9 multiply-adds, measured with `mask2former analyze`."""
     paper_gflops: float | None = None
     """The same as the paper gives it."""
 
@@ -49,18 +51,27 @@ def get_checkpoint_url(name: str) -> str:
     Raises:
         KeyError: if there is no such model; the text names similar ones.
     """
+    return find_published(name)[1].checkpoint
+
+
+def find_published(name: str) -> tuple[str, PublishedModel]:
+    """Return a published model and its name; the given one may begin with zoo:// and end with .yaml.
+
+    Raises:
+        KeyError: if there is no such model; the text names similar ones.
+    """
     models = published_models()
-    name = name.removesuffix(".yaml")
+    name = name.removeprefix(ZOO).removesuffix(".yaml")
     if name not in models:
         raise KeyError(f"no published model is named '{name}'{suggest_model(name, models)}")
-    return models[name].checkpoint
+    return name, models[name]
 
 
 def published_name(weights: str) -> str:
     """The published model of `zoo://` and its name, of its address, or of a file named as published; "" if none."""
     models = published_models()
-    if weights.startswith("zoo://"):
-        name = weights.removeprefix("zoo://").removesuffix(".yaml")
+    if weights.startswith(ZOO):
+        name = weights.removeprefix(ZOO).removesuffix(".yaml")
         return name if name in models else ""
     file = Path(weights).name
     return next((name for name, model in models.items() if model.checkpoint.endswith(f"/{file}")), "")

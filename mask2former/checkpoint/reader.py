@@ -7,6 +7,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from torch import Tensor
 from mask2former.checkpoint.download import local_path
 from mask2former.checkpoint.errors import CheckpointError
 from mask2former.checkpoint.pickle_data import read_pickle, walk
+
+DESCRIPTION = "mask2former"
+"""The key of transformers' `config.json` under which our description of a model stands."""
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -43,6 +47,21 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         config = read_transformers_config(file)
         return {**_read_file(_weights_in(file)), "config": config}
     return _read_file(file)
+
+
+def read_description(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read what a file holds beside its weights, see `mask2former.checkpoint.description`; {} if nothing.
+
+    The weights themselves are not read.
+
+    Raises:
+        FileNotFoundError, CheckpointError: as `read_checkpoint`.
+    """
+    file = local_path(path)
+    if _READERS.get(file.suffix, _read_torch) is not _read_torch:
+        return {}  # formats of weights alone
+    content = _read_file(file, partial(_read_torch, mapped=True))
+    return {name: value for name, value in content.items() if name != "model"}
 
 
 def read_transformers_config(folder: Path) -> dict[str, Any]:
@@ -76,13 +95,13 @@ def _weights_in(folder: Path) -> Path:
     )
 
 
-def _read_file(file: Path) -> dict[str, Any]:
+def _read_file(file: Path, reader: Callable[[Path], Any] | None = None) -> dict[str, Any]:
     if file.suffix not in _READERS:
         raise CheckpointError(f"{file} is no checkpoint: the name must end in one of {', '.join(_READERS)}")
     if file.stat().st_size == 0:
         raise CheckpointError(f"{file} is empty; its download or copy did not finish. Delete it and get it again")
     try:
-        content = _READERS[file.suffix](file)
+        content = (reader or _READERS[file.suffix])(file)
     except CheckpointError:
         raise
     except Exception as error:  # a damaged pickle or archive can raise anything
@@ -92,10 +111,11 @@ def _read_file(file: Path) -> dict[str, Any]:
     return _with_tensors(content, file)
 
 
-def _read_torch(file: Path) -> Any:
+def _read_torch(file: Path, *, mapped: bool = False) -> Any:
+    """The content of a file; with `mapped`, tensors are not read before somebody looks at their numbers."""
     _check_archive(file)
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped and zipfile.is_zipfile(file))
     except pickle.UnpicklingError as error:
         if "nsupported global" not in str(error):
             raise

@@ -5,27 +5,53 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from mask2former.checkpoint.description import describe
 from mask2former.checkpoint.errors import CheckpointError
-from mask2former.checkpoint.reader import read_transformers_config
+from mask2former.checkpoint.reader import DESCRIPTION, read_transformers_config
 from mask2former.checkpoint.transformers import to_transformers
 from mask2former.checkpoint.writer import write_weights
 from mask2former.d2.config import CfgNode
 from mask2former.files import write_text
 
+SETTINGS = {
+    "num_queries": "MASK_FORMER.NUM_OBJECT_QUERIES",
+    "common_stride": "SEM_SEG_HEAD.COMMON_STRIDE",
+    "feature_size": "SEM_SEG_HEAD.CONVS_DIM",
+    "mask_feature_size": "SEM_SEG_HEAD.MASK_DIM",
+    "encoder_layers": "SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS",
+    "encoder_feedforward_dim": "SEM_SEG_HEAD.TRANSFORMER_ENC_DIM_FEEDFORWARD",
+    "num_attention_heads": "MASK_FORMER.NHEADS",
+    "hidden_dim": "MASK_FORMER.HIDDEN_DIM",
+    "dim_feedforward": "MASK_FORMER.DIM_FEEDFORWARD",
+    "decoder_layers": "MASK_FORMER.DEC_LAYERS",  # counted as here: the learned queries' prediction is one
+    "pre_norm": "MASK_FORMER.PRE_NORM",
+    "enforce_input_projection": "MASK_FORMER.ENFORCE_INPUT_PROJ",
+    "use_auxiliary_loss": "MASK_FORMER.DEEP_SUPERVISION",
+    "class_weight": "MASK_FORMER.CLASS_WEIGHT",
+    "mask_weight": "MASK_FORMER.MASK_WEIGHT",
+    "dice_weight": "MASK_FORMER.DICE_WEIGHT",
+    "no_object_weight": "MASK_FORMER.NO_OBJECT_WEIGHT",
+    "train_num_points": "MASK_FORMER.TRAIN_NUM_POINTS",
+    "oversample_ratio": "MASK_FORMER.OVERSAMPLE_RATIO",
+    "importance_sample_ratio": "MASK_FORMER.IMPORTANCE_SAMPLE_RATIO",
+    "ignore_value": "SEM_SEG_HEAD.IGNORE_VALUE",
+}
+"""Settings of the head and the losses: their name, and our key below MODEL."""
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
-# Layers of a ResNet's stages: what their kind of block is called.
-_RESNETS: dict[int, tuple[str, list[int]]] = {
+RESNETS: dict[int, tuple[str, list[int]]] = {
     18: ("basic", [2, 2, 2, 2]),
     34: ("basic", [3, 4, 6, 3]),
     50: ("bottleneck", [3, 4, 6, 3]),
     101: ("bottleneck", [3, 4, 23, 3]),
     152: ("bottleneck", [3, 8, 36, 3]),
 }
+"""Layers of a ResNet: what their kind of block is called, and how many there are in each stage."""
 # What a file must have in common with the model: shapes would not tell, or tell less clearly. Numbers of classes and
 # queries may differ, as in fine-tuning, and the window size too, whose tables are resized.
 _STRUCTURE = (
@@ -70,7 +96,7 @@ def config_from_cfg(cfg: CfgNode, labels: Sequence[str] | None = None) -> dict[s
         ValueError: if transformers' model has no such setting; the text names the key.
     """
     _check_expressible(cfg)
-    head, node, count = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.MASK_FORMER, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    count = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     labels = [f"LABEL_{i}" for i in range(count)] if labels is None else list(labels)
     if len(labels) != count:
         raise ValueError(f"{len(labels)} class names, but MODEL.SEM_SEG_HEAD.NUM_CLASSES is {count}")
@@ -81,30 +107,10 @@ def config_from_cfg(cfg: CfgNode, labels: Sequence[str] | None = None) -> dict[s
         "backbone_config": _swin(cfg) if swin else _resnet(cfg),
         "id2label": {str(i): label for i, label in enumerate(labels)},
         "label2id": {label: i for i, label in enumerate(labels)},
-        "num_queries": node.NUM_OBJECT_QUERIES,
         "activation_function": "relu",
-        "common_stride": head.COMMON_STRIDE,
         "feature_strides": [4, 8, 16, 32],
-        "feature_size": head.CONVS_DIM,
-        "mask_feature_size": head.MASK_DIM,
-        "encoder_layers": head.TRANSFORMER_ENC_LAYERS,
-        "encoder_feedforward_dim": head.TRANSFORMER_ENC_DIM_FEEDFORWARD,
-        "num_attention_heads": node.NHEADS,
-        "hidden_dim": node.HIDDEN_DIM,
-        "dim_feedforward": node.DIM_FEEDFORWARD,
-        "decoder_layers": node.DEC_LAYERS,  # counted as here: the learned queries' prediction is one
-        "pre_norm": node.PRE_NORM,
-        "enforce_input_projection": node.ENFORCE_INPUT_PROJ,
         "dropout": 0.0,  # theirs would drop in the masked decoder, too, which has none here
-        "use_auxiliary_loss": node.DEEP_SUPERVISION,
-        "class_weight": node.CLASS_WEIGHT,
-        "mask_weight": node.MASK_WEIGHT,
-        "dice_weight": node.DICE_WEIGHT,
-        "no_object_weight": node.NO_OBJECT_WEIGHT,
-        "train_num_points": node.TRAIN_NUM_POINTS,
-        "oversample_ratio": node.OVERSAMPLE_RATIO,
-        "importance_sample_ratio": node.IMPORTANCE_SAMPLE_RATIO,
-        "ignore_value": head.IGNORE_VALUE,
+        **{theirs: setting(cfg, key) for theirs, key in SETTINGS.items()},
     }
 
 
@@ -148,6 +154,7 @@ def save_transformers(
     """
     folder = Path(folder)
     config, preprocessor, converted = config_from_cfg(cfg, labels), preprocessor_from_cfg(cfg), to_transformers(weights)
+    config[DESCRIPTION] = describe(cfg)
     write_weights(folder / "model.safetensors", converted)
     write_text(folder / "preprocessor_config.json", json.dumps(preprocessor, indent=2) + "\n")
     write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
@@ -217,7 +224,7 @@ def _swin(cfg: CfgNode) -> dict[str, Any]:
 
 def _resnet(cfg: CfgNode) -> dict[str, Any]:
     node = cfg.MODEL.RESNETS
-    kind, depths = _RESNETS[node.DEPTH]
+    kind, depths = RESNETS[node.DEPTH]
     return {
         "model_type": "resnet",
         "num_channels": len(cfg.MODEL.PIXEL_MEAN),
@@ -260,8 +267,12 @@ def _check_expressible(cfg: CfgNode) -> None:
             f"MODEL.BACKBONE.NAME is {cfg.MODEL.BACKBONE.NAME!r}; transformers' Mask2Former has Swin and ResNet"
         )
     for key, value in wanted.items():
-        node: Any = cfg.MODEL
-        for part in key.split("."):
-            node = node[part]
-        if node != value:
-            raise ValueError(f"MODEL.{key} is {node!r}; in transformers' Mask2Former it is always {value!r}")
+        if setting(cfg, key) != value:
+            raise ValueError(
+                f"MODEL.{key} is {setting(cfg, key)!r}; in transformers' Mask2Former it is always {value!r}"
+            )
+
+
+def setting(cfg: CfgNode, key: str) -> Any:
+    """The value of a key below MODEL, such as `SWIN.APE`."""
+    return reduce(lambda node, part: node[part], key.split("."), cfg.MODEL)

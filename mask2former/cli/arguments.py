@@ -22,6 +22,16 @@ def positive_int(text: str) -> int:
     return value
 
 
+def parse_size(text: str) -> tuple[int, int]:
+    """Read HEIGHTxWIDTH, or one number for a square.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    height, _, width = text.partition("x")
+    return int(height), int(width or height)
+
+
 def add_import_option(parser: argparse.ArgumentParser) -> None:
     """Add `--import MODULE`, whose values are in `modules` of the arguments."""
     parser.add_argument(

@@ -1,4 +1,7 @@
-"""Finds the command that the first argument names, and runs it with the rest."""
+"""Finds the command that the first argument names, and runs it with the rest.
+
+Arguments that are handed to a command also hold the words that they were parsed from, as `words`.
+"""
 
 import argparse
 import sys
@@ -10,7 +13,7 @@ from typing import Any, NoReturn
 
 from .arguments import described_parser
 
-COMMANDS = ("train", "eval", "check", "replay")
+COMMANDS = ("train", "eval", "predict", "check", "zoo", "analyze", "convert", "benchmark", "replay")
 PROGRAM = "mask2former"
 EPILOG = f"""{PROGRAM} COMMAND --help explains a command.
 
@@ -31,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name in words[:1] if words and words[0] in COMMANDS else COMMANDS:
         _add_command(commands, name)
-    args = parser.parse_args(words)
+    args = parser.parse_args(words, argparse.Namespace(words=words[1:]))
     module, command = _module(words[0]), commands.choices[words[0]]
     try:
         from mask2former.engine.command import run  # takes seconds
@@ -45,7 +48,8 @@ def run_tool(name: str, argv: Sequence[str] | None = None) -> int:
     module = _module(name)
     parser = described_parser(module.__doc__)
     module.add_arguments(parser)
-    return _run(module, parser, parser.parse_args(argv)) or 0
+    words = list(sys.argv[1:] if argv is None else argv)
+    return _run(module, parser, parser.parse_args(words, argparse.Namespace(words=words))) or 0
 
 
 def _run(module: ModuleType, parser: argparse.ArgumentParser, args: argparse.Namespace) -> Any:

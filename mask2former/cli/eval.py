@@ -1,8 +1,13 @@
 """Score a trained model on the data sets of DATASETS.TEST.
 
 Examples:
-    mask2former eval --config-file output/run1/config.yaml --weights output/run1/model_final.pth --import my_data
-    mask2former eval --config-file my.yaml --weights model.pth --output output/evaluation
+    mask2former eval --weights output/run1/model_final.pth --import my_data
+    mask2former eval --weights output/run1/model_final.pth --import my_data DATASETS.TEST "('my_test',)"
+    mask2former eval --weights zoo://coco/panoptic-segmentation/maskformer2_R50_bs16_50ep --output output/r50
+    mask2former eval --config-file my.yaml --weights old_model.pth
+
+Without --config-file the config is the one that the checkpoint carries, or that of the model zoo. Results are logged,
+and predictions are written to `inference/` in the output folder.
 """
 
 import argparse
@@ -14,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The weights, and the arguments of training that evaluation shares."""
     add_weights_option(parser)
     parser.add_argument("--ema", action="store_true", help="score the running average of the weights (MODEL_EMA)")
-    add_config_file_option(parser)
+    add_config_file_option(parser, default="")
     add_output_option(parser)
     add_run_arguments(parser)
 

@@ -18,7 +18,7 @@ from fvcore.common.config import CfgNode as _FvcoreCfgNode
 from mask2former.d2.bundled.defaults import DEFAULTS
 from mask2former.similar import did_you_mean
 
-__all__ = ["load_config_file", "merge_config_file", "merge_key_values", "parse_yaml"]
+__all__ = ["load_config_file", "merge_config_file", "merge_config_text", "merge_key_values", "parse_yaml"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,15 +44,20 @@ def merge_config_file(cfg: _FvcoreCfgNode, path: str | Path) -> None:
         KeyError: for keys `cfg` lacks; names each, its close matches and the file.
         ValueError: for what is not plain YAML, a circular `_BASE_`, or a value of the wrong type.
     """
-
-    def fit(layer: dict[str, Any], source: str) -> dict[str, Any]:
-        layer = _widen_integers(layer, cfg)
-        if _is_dump(layer):
-            _drop_unknown(layer, cfg, source)
-        _check(layer, cfg, source)
-        return layer
-
+    fit = functools.partial(_fit, cfg)
     cfg.merge_from_other_cfg(type(cfg)(_combine(Path(path).expanduser(), fit)))
+
+
+def merge_config_text(cfg: _FvcoreCfgNode, text: str, source: str) -> None:
+    """Merge YAML, as `cfg.dump()` writes it, into `cfg`, which stays as it was on an error; it has no `_BASE_`.
+
+    Args:
+        source: where the text is from, for messages.
+
+    Raises:
+        KeyError, ValueError: as `merge_config_file`.
+    """
+    cfg.merge_from_other_cfg(type(cfg)(_fit(cfg, parse_yaml(text, source), source)))
 
 
 def merge_key_values(cfg: _FvcoreCfgNode, key_values: Sequence[str]) -> None:
@@ -257,6 +262,15 @@ def _check(layer: dict[str, Any], cfg: _FvcoreCfgNode, source: str) -> None:
         cfg.clone().merge_from_other_cfg(type(cfg)(layer))
     except (ValueError, AssertionError) as error:
         raise ValueError(f"{source}: {error}") from error
+
+
+def _fit(cfg: _FvcoreCfgNode, layer: dict[str, Any], source: str) -> dict[str, Any]:
+    """A layer as `cfg` can take it up."""
+    layer = _widen_integers(layer, cfg)
+    if _is_dump(layer):
+        _drop_unknown(layer, cfg, source)
+    _check(layer, cfg, source)
+    return layer
 
 
 def _is_dump(layer: dict[str, Any]) -> bool:

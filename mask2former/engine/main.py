@@ -3,7 +3,7 @@
 import argparse
 from typing import NoReturn
 
-from mask2former.checkpoint import Checkpointer
+from mask2former.checkpoint import Checkpointer, checkpoint_config
 from mask2former.engine.checks import check_setup
 from mask2former.engine.command import run
 from mask2former.engine.launch import launch
@@ -23,8 +23,12 @@ def launch_main(args: argparse.Namespace, trainer: type[Trainer] = Trainer) -> N
 
 
 def main(args: argparse.Namespace, trainer: type[Trainer] = Trainer) -> None:
-    """Train, or evaluate if `args.eval_only`; run in every process."""
-    cfg = setup(args)
+    """Train, or evaluate if `args.eval_only`; run in every process.
+
+    Without a config file it is the config of `args.weights`, where there are such.
+    """
+    weights = "" if args.config_file else getattr(args, "weights", "")
+    cfg = setup(args, checkpoint_config(weights) if weights else None)
     if args.eval_only:
         check_setup(cfg, eval_only=True)
         model = trainer.build_model(cfg)

@@ -1,13 +1,14 @@
 """Segmenting one image at a time with a trained model."""
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from mask2former.checkpoint import check_config, load_weights
+from mask2former.checkpoint import check_config, checkpoint_config, load_weights
 from mask2former.d2.config import CfgNode
 from mask2former.d2.data import DatasetCatalog, Metadata, MetadataCatalog
 from mask2former.d2.modeling import build_model
@@ -67,11 +68,12 @@ class Predictor:
         self.cfg.freeze()
         self.score_threshold = score_threshold
         self.max_instances = max_instances
-        for name in cfg.DATASETS.TRAIN[:1]:  # from whose metadata the model knows the things
-            _complete_metadata(name)
-        self.metadata = _complete_metadata(cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else "__unnamed__")
-        self.model = build_model(self.cfg).eval()
         categories = list(cfg.MODEL.CATEGORIES)
+        if not categories:
+            for name in cfg.DATASETS.TRAIN[:1]:  # from whose metadata the model knows the things
+                _complete_metadata(name)
+            self.metadata = _complete_metadata(cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else "__unnamed__")
+        self.model = build_model(self.cfg).eval()
         if cfg.MODEL.WEIGHTS or not allow_missing_weights:
             if cfg.MODEL.WEIGHTS and Path(cfg.MODEL.WEIGHTS).expanduser().is_dir():
                 check_config(cfg, cfg.MODEL.WEIGHTS)
@@ -91,6 +93,24 @@ class Predictor:
         self._augmentation = AugmentationList(build_test_augmentation(self.cfg))
         self._input_format = input_format
         self._swap_channels = input_format != cfg.INPUT.FORMAT
+
+    @classmethod
+    def from_checkpoint(cls, weights: str | os.PathLike[str], *, device: str = "", **options: Any) -> "Predictor":
+        """A predictor for weights that say which model they belong to; no config file is needed, and no data set.
+
+        Args:
+            weights: `model_final.pth` of a training, wherever it lies; a folder of transformers; or a published model,
+                such as `zoo://coco/panoptic-segmentation/maskformer2_R50_bs16_50ep`. See `checkpoint_config`.
+            device: "cpu", "cuda", ...; by default a GPU if there is one.
+            options: of `Predictor`.
+
+        Raises:
+            FileNotFoundError: there are no such weights.
+            CheckpointError: they cannot be read, or do not say which model they belong to.
+        """
+        cfg = checkpoint_config(weights)
+        cfg.MODEL.DEVICE = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(cfg, **options)
 
     @torch.no_grad()
     def __call__(self, image: np.ndarray) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from mask2former.checkpoint import CheckpointError
+from mask2former.checkpoint.description import describe
 from mask2former.config import get_cfg
 from mask2former.d2 import comm
 from mask2former.d2.config import CfgNode
@@ -100,7 +101,7 @@ def run_state(cfg: CfgNode, hooks: Iterable[Any]) -> dict[str, Any]:
     return {
         "seed": cfg.SEED,
         "settings": flat_settings(cfg),
-        "categories": cfg.MODEL.CATEGORIES,
+        **describe(cfg),
         "hooks": hook_states(hooks),
     }
 

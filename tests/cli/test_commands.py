@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -47,7 +48,7 @@ def test_help_lists_every_command_and_status(capsys: pytest.CaptureFixture[str])
     files = {path.stem for path in (ROOT / "mask2former" / "cli").glob("*.py")}
     assert set(COMMANDS) == files - {"__init__", "arguments", "commands"}
     for name in COMMANDS:
-        assert f"\n    {name} " in text
+        assert re.search(rf"\n    {name}\s", text)
     for status in (0, 1, 2, 130, 143):
         assert f"\n  {status} " in text
 
@@ -82,7 +83,15 @@ def test_ctrl_c_ends_with_130(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (130, "interrupted\n")
 
 
-def test_the_module_starts_the_same(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_python_m_is_the_same_command() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "mask2former", "zoo", "--help"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.stdout == start("zoo", "--help").stdout
+    assert done.stdout.startswith("usage: mask2former zoo")
+
+
+def test_the_entry_point_starts_the_same(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["mask2former", "train", "--help"])
     with pytest.raises(SystemExit, match="0"):
         main()

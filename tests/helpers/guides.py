@@ -1,7 +1,8 @@
 """Runs the code of one of the guides, in the working folder: `python guides.py PAGE`.
 
-Blocks of a page run in order. Python blocks share one process; each `python ...` of a bash block has its own, forked
-from one that has imported the library already, as if started anew. A comment in the line before a block says otherwise:
+Blocks of a page run in order. Python blocks share one process; each `python ...` or `mask2former ...` of a bash block
+has its own, forked from one that has imported the library already, as if started anew. A comment in the line before a
+block says otherwise:
 
     <!-- file: NAME -->        the block is a file: it is written, not run
     <!-- not run: REASON -->   what cannot run in a test: it is parsed alone
@@ -24,9 +25,11 @@ from typing import Any
 
 import yaml
 
+from mask2former.cli.commands import main
+
 BLOCK = re.compile(r"(?:^ *<!-- (file|not run): (.*?) -->\n)?^( *)```(python|bash|yaml)\n(.*?)^ *```", re.M | re.S)
 REPLACED = {
-    r'"?zoo://[\w./-]+"?': "tiny.pth",
+    r"zoo://[\w./-]+": "tiny.pth",
     r", trained=True": "",
     r"(datasets/make_shapes\.py)$": r"\1 --train 4 --val 2 --size 64 80 --workers 1",
 }
@@ -100,7 +103,7 @@ def replaced(code: str) -> str:
 
 
 class Shell:
-    """Runs Python command lines, each in a process forked from this one as it was when the shell was made."""
+    """Runs command lines of Python, each in a process forked from this one as it was when the shell was made."""
 
     def __init__(self) -> None:
         (commands, self._commands), (self._results, results) = os.pipe(), os.pipe()
@@ -108,11 +111,11 @@ class Shell:
             os.close(self._commands)
             with os.fdopen(commands) as lines:
                 for line in lines:
-                    os.write(results, b"%d\n" % _in_child(partial(run_python, shlex.split(line))))
+                    os.write(results, b"%d\n" % _in_child(partial(run_command, shlex.split(line))))
             os._exit(0)
 
     def run(self, words: list[str]) -> int:
-        """The exit status of `python WORDS`."""
+        """The exit status of a command."""
         os.write(self._commands, f"{shlex.join(words)}\n".encode())
         return int(os.read(self._results, 16))
 
@@ -136,8 +139,11 @@ def _in_child(function: Callable[[], None]) -> int:
     os._exit(status if isinstance(status, int) else 1)
 
 
-def run_python(words: list[str]) -> None:
-    """`python SCRIPT ...` or `python -c CODE` in this process."""
+def run_command(words: list[str]) -> None:
+    """`mask2former ...`, `python SCRIPT ...` or `python -c CODE` in this process."""
+    program, *words = words
+    if program == "mask2former":
+        main(words)
     if words[0] == "-c":
         exec(words[1], {"__name__": "__main__"})
         return
@@ -160,9 +166,9 @@ def run_page(page: str) -> int:
             exec(compile(replaced(block.code), f"Python block at line {block.line}", "exec"), namespace)
         else:
             for words in commands_of(replaced(block.code)):
-                is_python = words[0] == "python"
+                is_ours = words[0] in ("python", "mask2former")
                 command = ["bash", "-c", shlex.join(words)]
-                status = shell.run(words[1:]) if is_python else subprocess.run(command).returncode
+                status = shell.run(words) if is_ours else subprocess.run(command).returncode
                 if status:
                     sys.exit(f"line {block.line}: {shlex.join(words)} ended with {status}")
         count += 1
@@ -173,8 +179,10 @@ if __name__ == "__main__":
     import torch
 
     from mask2former import model_zoo
+    from mask2former.checkpoint.description import describe
 
     torch.manual_seed(0)
-    model = model_zoo.get_model("coco/panoptic-segmentation/maskformer2_R50_bs16_50ep", device="cpu")
-    torch.save({"model": model.state_dict()}, "tiny.pth")
+    name = "coco/panoptic-segmentation/maskformer2_R50_bs16_50ep"
+    model = model_zoo.get_model(name, device="cpu")
+    torch.save({"model": model.state_dict(), **describe(model_zoo.get_config(name))}, "tiny.pth")
     sys.stdout.write(f"{run_page(Path(sys.argv[1]).read_text(encoding='utf-8'))} blocks run\n")

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mask2former.benchmarks.per_layer_criterion import PerLayerCriterion
 from mask2former.modeling import masks as masks_module
 from mask2former.modeling import matcher as matcher_module
 from mask2former.modeling import points as points_module
@@ -22,7 +23,6 @@ from mask2former.modeling.matcher import Assignment, HungarianMatcher, Target, a
 from mask2former.modeling.points import values_at_once
 from tests.helpers import golden
 from tests.helpers.points import same_points
-from tools.baselines.per_layer_criterion import PerLayerCriterion
 
 NAMES = ("loss_ce", "loss_mask", "loss_dice")
 

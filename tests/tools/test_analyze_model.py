@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from mask2former import model_zoo
-from tools.analyze_model import main, report_activations, report_flops
+from mask2former.analysis import report_activations, report_flops
+from tools.analyze_model import main
 
 QUICKSTART = ["--model", "quickstart/panoptic"]
 

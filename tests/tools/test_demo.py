@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
+from mask2former.predict.files import find_images, output_paths
 from tests.helpers.brightness_model import brightness_config
-from tools.demo import build_parser, configure, find_images, main, output_paths
+from tools.demo import build_parser, configure, main
 
 
 @pytest.fixture

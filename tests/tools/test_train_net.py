@@ -76,7 +76,7 @@ def test_trains_and_evaluates(trained):
 
 def test_checkpoint_and_config_name_the_classes(trained):
     expected = [
-        {"name": category["name"], "isthing": category["isthing"], "color": list(category["color"])}
+        {key: category[key] for key in ("name", "isthing", "id")} | {"color": list(category["color"])}
         for category in CATEGORIES
     ]
     assert weights(trained)["categories"] == expected

@@ -111,7 +111,10 @@ def semantic_metadata(categories: Sequence[Category]) -> dict[str, Any]:
 
 
 def categories_of(metadata: Metadata) -> list[Category]:
-    """The classes that a set's metadata knows, in the model's order: `name`, `isthing`, and `color` if there is one."""
+    """The classes that a set's metadata knows, in the model's order.
+
+    Each has `name` and `isthing`, and as far as known `id`, as in the set's files, and `color`.
+    """
     kind = "stuff" if metadata.get("stuff_classes") else "thing"
     names = metadata.get(f"{kind}_classes") or []
     colors = metadata.get(f"{kind}_colors") or []
@@ -119,12 +122,25 @@ def categories_of(metadata: Metadata) -> list[Category]:
     records: list[Category] = [{"name": name, "isthing": int(i in things)} for i, name in enumerate(names)]
     for record, color in zip(records, colors, strict=False):
         record["color"] = list(color)
+    ids = dataset_ids(metadata)
+    for index, record in enumerate(records):
+        if index in ids:
+            record["id"] = ids[index]
     return records
+
+
+def dataset_ids(metadata: Metadata) -> dict[int, int]:
+    """Index in the model's output → id in the files of a set, of the classes for which its metadata has one."""
+    maps = (metadata.get(f"{kind}_dataset_id_to_contiguous_id") or {} for kind in ("stuff", "thing"))
+    return {index: id_ for ids in maps for id_, index in ids.items()}
 
 
 def metadata_of(categories: Sequence[Category]) -> Metadata:
     """Metadata to draw with, of no registered set, from `categories_of` another."""
-    return Metadata(name="categories").set(**panoptic_metadata([{**c, "id": i} for i, c in enumerate(categories)]))
+    known = {category["id"] for category in categories if "id" in category}
+    ids = [category["id"] for category in categories] if len(known) == len(categories) else range(len(categories))
+    records = [{**category, "id": id_} for category, id_ in zip(categories, ids, strict=True)]
+    return Metadata(name="categories").set(**panoptic_metadata(records))
 
 
 def dataset_metadata(name: str) -> Metadata:

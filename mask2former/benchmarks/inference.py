@@ -17,11 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mask2former.engine.command import import_modules
-from tools.analyze_model import count_flops
-from tools.benchmarks.machine import PRODUCTS, matmul_size, matrix_products
-from tools.benchmarks.memory import peak_memory
-from tools.benchmarks.models import (
+from mask2former.analysis import count_flops
+from mask2former.benchmarks.machine import PRODUCTS, matmul_size, matrix_products
+from mask2former.benchmarks.memory import peak_memory
+from mask2former.benchmarks.models import (
     DTYPES,
     TASKS,
     autocast,
@@ -34,26 +33,13 @@ from tools.benchmarks.models import (
     set_precision,
     their_model,
 )
-from tools.benchmarks.results import Row
-from tools.benchmarks.scenes import Size, parse_size, random_image, size_name
-from tools.benchmarks.timing import in_turn, ratios, synchronize
+from mask2former.benchmarks.results import Row
+from mask2former.benchmarks.scenes import Size, random_image, size_name
+from mask2former.benchmarks.timing import in_turn, ratios, synchronize
+from mask2former.engine.command import import_modules
 
 NAME = "inference"
 STAGES = ("backbone", "pixel decoder", "transformer decoder")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this suite."""
-    parser.add_argument("--model", nargs="+", default=["Swin-T", "R50"], help="R50, Swin-T, or names in the model zoo")
-    parser.add_argument("--size", nargs="+", type=parse_size, default=[(512, 512)], metavar="HxW", help="of the image")
-    parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=["fp32"], help="by autocast, but for fp32")
-    parser.add_argument("--tasks", nargs="+", choices=[*TASKS, "all"], default=["panoptic", "all"])
-    parser.add_argument("--against", choices=["transformers"], help="with the same weights, in turn")
-    parser.add_argument(
-        "--their-dtype", nargs="+", choices=DTYPES, default=["fp32"], help="of what it is compared with"
-    )
-    parser.add_argument("--stages", action="store_true", help="time the stages too, in rounds of their own")
-    parser.add_argument("--memory", action="store_true", help="measure peak memory too, each in a process of its own")
 
 
 def run(args: argparse.Namespace) -> list[Row]:

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-import mask2former
-from tools.benchmarks.timing import in_turn
+from mask2former.benchmarks.timing import in_turn
+from mask2former.version import __version__
 
 _PACKAGES = ("torch", "transformers", "torch-ms-deform-attn", "numpy", "scipy", "opencv-python-headless")
 
@@ -38,7 +38,7 @@ def describe_machine(device: torch.device) -> dict[str, str]:
 
 def describe_versions() -> dict[str, str]:
     """Return the versions of what is measured and of what it stands on; packages that are missing are left out."""
-    versions = {"mask2former": _commit() or mask2former.__version__, "python": platform.python_version()}
+    versions = {"mask2former": _commit() or __version__, "python": platform.python_version()}
     for package in _PACKAGES:
         try:
             versions[package] = metadata.version(package)

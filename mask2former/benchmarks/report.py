@@ -1,8 +1,7 @@
-"""Fill the tables of docs/benchmarks.md from the files that runs wrote with --json."""
+"""Tables of what was measured, in a document too."""
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,30 +9,25 @@ from typing import Any
 
 from tabulate import tabulate
 
+from mask2former.benchmarks.results import Document, read_document
 from mask2former.files import write_text
-from tools.benchmarks.results import Document, read_document
 
-NAME = "report"
-TARGET = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
 SUITES = ("op", "inference", "inference stages", "train", "criterion")
 _RUN = "run"
 _EMPTY = "Not measured."
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this subcommand."""
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="JSON files of runs")
-    parser.add_argument("--output", type=Path, default=TARGET, metavar="FILE", help="document (%(default)s)")
+def fill(path: Path, runs: Sequence[Path]) -> None:
+    """Fill the tables of a document from files that runs wrote.
 
-
-def run(args: argparse.Namespace) -> int:
-    """Write the document; returns the exit status."""
-    documents = [read_document(path) for path in args.files]
-    for path, document in zip(args.files, documents, strict=True):
+    Raises:
+        ValueError: a run was a quick one, or the document has a mark for which there is no table.
+    """
+    documents = [read_document(run) for run in runs]
+    for run, document in zip(runs, documents, strict=True):
         if document["settings"]["quick"]:
-            raise ValueError(f"{path} was made with --quick: its numbers mean nothing")
-    write_text(args.output, render(args.output.read_text(encoding="utf-8"), documents))
-    return 0
+            raise ValueError(f"{run} was made with --quick: its numbers mean nothing")
+    write_text(path, render(path.read_text(encoding="utf-8"), documents))
 
 
 def render(text: str, documents: Sequence[Document]) -> str:
@@ -50,13 +44,13 @@ def render(text: str, documents: Sequence[Document]) -> str:
     content = {**dict.fromkeys(SUITES, _EMPTY), **tables(numbered)}
     content["runs"] = _runs_table(documents)
 
-    def fill(match: re.Match[str]) -> str:
+    def table(match: re.Match[str]) -> str:
         name = match[1]
         if name not in content:
             raise ValueError(f"there is no table {name!r}; there are {', '.join(content)}")
         return f"<!-- begin {name} -->\n{content[name]}\n<!-- end {name} -->"
 
-    return re.sub(r"<!-- begin (.*?) -->\n.*?<!-- end \1 -->", fill, text, flags=re.DOTALL)
+    return re.sub(r"<!-- begin (.*?) -->\n.*?<!-- end \1 -->", table, text, flags=re.DOTALL)
 
 
 def describe_run(document: Document) -> str:

@@ -68,5 +68,5 @@ def read_document(path: Path) -> Document:
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is no JSON file: {error}") from error
     if not isinstance(document, dict) or "rows" not in document or "machine" not in document:
-        raise ValueError(f"{path} is not a file that `tools/benchmark.py --json` wrote")
+        raise ValueError(f"{path} is not a file that `mask2former benchmark --json` wrote")
     return document

@@ -19,16 +19,6 @@ NUM_THINGS = 80
 Size = tuple[int, int]
 
 
-def parse_size(text: str) -> Size:
-    """Read HEIGHTxWIDTH, or one number for a square.
-
-    Raises:
-        ValueError: if it is neither.
-    """
-    height, _, width = text.partition("x")
-    return int(height), int(width or height)
-
-
 def size_name(size: Size) -> str:
     """Return HEIGHTxWIDTH."""
     return f"{size[0]}x{size[1]}"

@@ -17,10 +17,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mask2former.engine.command import import_modules
-from tools.benchmarks.memory import peak_memory
-from tools.benchmarks.models import (
-    DTYPES,
+from mask2former.benchmarks.memory import peak_memory
+from mask2former.benchmarks.models import (
     autocast,
     compare_logits,
     import_transformers,
@@ -28,16 +26,16 @@ from tools.benchmarks.models import (
     our_model,
     their_model,
 )
-from tools.benchmarks.results import Row
-from tools.benchmarks.scenes import (
+from mask2former.benchmarks.results import Row
+from mask2former.benchmarks.scenes import (
     Size,
     dense_targets,
-    parse_size,
     random_image,
     size_name,
     training_inputs,
 )
-from tools.benchmarks.timing import in_turn, ratios
+from mask2former.benchmarks.timing import in_turn, ratios
+from mask2former.engine.command import import_modules
 
 NAME = "train"
 MEASURES = ("time", "memory", "syncs")
@@ -60,23 +58,6 @@ class Settings(NamedTuple):
     def cfg(self) -> Any:
         """The configuration of the model."""
         return model_cfg(self.model, self.device, quick=self.quick, opts=self.opts)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this suite."""
-    parser.add_argument("--model", nargs="+", default=["Swin-T"], help="R50, Swin-T, or names in the model zoo")
-    parser.add_argument("--size", nargs="+", type=parse_size, default=[(384, 384)], metavar="HxW", help="of the images")
-    parser.add_argument("--batch", type=int, default=2, help="images of a step (%(default)s)")
-    parser.add_argument("--instances", type=int, default=10, help="of each image (%(default)s)")
-    parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=["fp32"], help="by autocast, but for fp32")
-    parser.add_argument("--against", choices=["transformers"], help="with the same weights, in turn")
-    parser.add_argument(
-        "--measure",
-        nargs="+",
-        choices=MEASURES,
-        default=["time", "memory"],
-        help="memory: the peak, each in a process of its own; syncs: waits for the GPU, as the profiler sees them",
-    )
 
 
 def run(args: argparse.Namespace) -> list[Row]:

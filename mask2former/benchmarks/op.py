@@ -17,12 +17,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tools.benchmarks.backends import COMPILED, REFERENCE, implementations
-from tools.benchmarks.machine import copy_bandwidth
-from tools.benchmarks.models import DTYPES
-from tools.benchmarks.results import Row
-from tools.benchmarks.scenes import Size, parse_size, size_name
-from tools.benchmarks.timing import in_turn, ratios
+from mask2former.benchmarks.backends import REFERENCE, implementations
+from mask2former.benchmarks.machine import copy_bandwidth
+from mask2former.benchmarks.models import DTYPES
+from mask2former.benchmarks.results import Row
+from mask2former.benchmarks.scenes import Size, size_name
+from mask2former.benchmarks.timing import in_turn, ratios
 
 # B batch, S positions of all levels (and queries), M heads, D head width, L levels, P points
 
@@ -41,15 +41,6 @@ class Example(NamedTuple):
     locations: Tensor
     weights: Tensor
     gradient: Tensor
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this suite."""
-    sizes = [(512, 512), (800, 1333), (1024, 1024)]
-    parser.add_argument("--size", nargs="+", type=parse_size, default=sizes, metavar="HxW", help="of the image")
-    parser.add_argument("--batch", type=int, default=1, help="images (%(default)s); on a GPU take more than its cache")
-    parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=["fp32", "bf16"])
-    parser.add_argument("--backend", choices=COMPILED, help="beside the reference; default: the first that works")
 
 
 def run(args: argparse.Namespace) -> list[Row]:

@@ -10,29 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tools.benchmarks.models import model_cfg, our_model
-from tools.benchmarks.results import Row
-from tools.benchmarks.scenes import dense_targets, parse_size, size_name
-from tools.benchmarks.timing import in_turn, ratios
+from mask2former.benchmarks.models import model_cfg, our_model
+from mask2former.benchmarks.results import Row
+from mask2former.benchmarks.scenes import dense_targets, size_name
+from mask2former.benchmarks.timing import in_turn, ratios
 
 NAME = "criterion"
 MASK_STRIDE = 4  # of predicted masks
 LOOP = "loop"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of this suite."""
-    parser.add_argument("--size", nargs="+", type=parse_size, default=[(384, 384)], metavar="HxW", help="of the images")
-    parser.add_argument("--batch", type=int, default=2, help="images (%(default)s)")
-    parser.add_argument("--instances", type=int, default=10, help="of each image (%(default)s)")
-    parser.add_argument(
-        "--predictions", type=int, default=10, help="of each image, auxiliary ones counted (%(default)s)"
-    )
-
-
 def run(args: argparse.Namespace) -> list[Row]:
     """Measure forward, and forward and backward."""
-    from tools.baselines.per_layer_criterion import PerLayerCriterion
+    from mask2former.benchmarks.per_layer_criterion import PerLayerCriterion
 
     cfg = model_cfg("R50", args.device, quick=args.quick, opts=args.opts)
     model: Any = our_model(cfg, args.seed)

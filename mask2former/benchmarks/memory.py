@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from tools.benchmarks.timing import synchronize
+from mask2former.benchmarks.timing import synchronize
 
 GIB = 2**30
 STEPS = 2
@@ -72,7 +72,7 @@ def _current(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     if Path("/proc/self/statm").exists():
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return _maximum_resident_set()
 
 
@@ -81,7 +81,7 @@ def _highest(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     status = Path("/proc/self/status")
     if status.exists():  # on Linux ru_maxrss counts the process that started this one too
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) * 1024
     return _maximum_resident_set()
 

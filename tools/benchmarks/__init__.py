@@ -1,1 +1,0 @@
-"""What `tools/benchmark.py` measures: one suite per file, and what they share."""
