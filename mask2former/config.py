@@ -23,6 +23,13 @@ def add_maskformer2_config(cfg: CfgNode) -> None:
     _add_datasets(cfg)
     _add_solver(cfg)
     _set_default(
+        cfg.TEST,
+        # Images of each data set that every evaluation draws beside their truth, in files and TensorBoard; 0 for none.
+        PICTURES=8,
+        # Keep what report.html shows beside the metrics, and write that page at the end of training.
+        REPORT=True,
+    )
+    _set_default(
         cfg.MODEL,
         COMPILE=False,  # torch.compile backbone and head; the first step, and the first of another size, take minutes
         FSDP=False,  # divide weights, gradients and optimiser state among processes: less memory, more traffic

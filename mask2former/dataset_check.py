@@ -11,14 +11,12 @@ import numpy as np
 from tqdm import tqdm
 
 from mask2former.d2.data import DatasetCatalog, Metadata, MetadataCatalog
-from mask2former.d2.transforms import NoOpTransform
 from mask2former.data.check import Report, check_list, check_record, mask_problem
 from mask2former.data.datasets.metadata import first_few
 from mask2former.data.images import read_image
-from mask2former.data.labels import read_labels, read_segments
 from mask2former.data.summary import class_table, spread
-from mask2former.data.targets import instance_targets
-from mask2former.visualization import contact_sheet, draw_instances, draw_panoptic, draw_semantic
+from mask2former.evaluation.pictures import draw_truth
+from mask2former.visualization import contact_sheet
 
 ANNOTATIONS = ("pan_seg_file_name", "annotations", "sem_seg_file_name")
 
@@ -97,18 +95,8 @@ def draw_sheet(records: Sequence[dict[str, Any]], metadata: Metadata) -> np.ndar
 
 def _draw(record: dict[str, Any], metadata: Metadata) -> list[np.ndarray]:
     image = read_image(record["file_name"])
-    if "pan_seg_file_name" in record:
-        return [
-            image,
-            draw_panoptic(image, read_segments(record), record["segments_info"], metadata),
-        ]
-    if "annotations" in record:
-        size = (image.shape[0], image.shape[1])
-        classes, masks = instance_targets(record["annotations"], size).transformed(NoOpTransform(), size)
-        return [image, draw_instances(image, masks, classes, metadata)]
-    if "sem_seg_file_name" in record:
-        return [image, draw_semantic(image, read_labels(record), metadata)]
-    return [image, image]
+    truth = draw_truth(image, record, metadata)
+    return [image, image if truth is None else truth]
 
 
 def _check(records: Sequence[dict[str, Any]], metadata: Metadata, workers: int) -> Iterator[Report]:

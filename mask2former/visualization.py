@@ -3,6 +3,7 @@
 import colorsys
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -76,6 +77,8 @@ def draw_instances(
     classes: Any,
     metadata: Metadata,
     scores: Any = None,
+    *,
+    label_size: float = 0.02,
 ) -> np.ndarray:
     """Overlay instance masks, largest first so that small ones stay visible.
 
@@ -85,6 +88,7 @@ def draw_instances(
         classes: contiguous classes (N,).
         metadata: holds `thing_classes`, optionally `thing_colors`.
         scores: (N,) in 0..1.
+        label_size: as in `draw_panoptic`.
     """
     masks, classes = _array(masks).astype(bool), _array(classes)
     values = [math.nan] * len(masks) if scores is None else _array(scores).tolist()
@@ -97,10 +101,10 @@ def draw_instances(
             _Region(mask=masks[index], color=_vary(color, seen[category]), label=_label(name, values[index]))
         )
         seen[category] += 1
-    return _overlay(image, regions)
+    return _overlay(image, regions, label_size)
 
 
-def draw_semantic(image: np.ndarray, labels: Any, metadata: Metadata) -> np.ndarray:
+def draw_semantic(image: np.ndarray, labels: Any, metadata: Metadata, *, label_size: float = 0.02) -> np.ndarray:
     """Overlay a map of classes (H, W); what the metadata's `ignore_label` marks stays as it is."""
     labels = _array(labels)
     ignore_label = metadata.get("ignore_label", 255)
@@ -109,7 +113,7 @@ def draw_semantic(image: np.ndarray, labels: Any, metadata: Metadata) -> np.ndar
         if category != ignore_label:
             name, color = _class_style(metadata, category, False)
             regions.append(_Region(mask=labels == category, color=color, label=name))
-    return _overlay(image, regions)
+    return _overlay(image, regions, label_size)
 
 
 def contact_sheet(
@@ -168,27 +172,35 @@ def comparison_sheet(
     return contact_sheet(rows, ["image", "ground truth", "prediction"] * columns, cell=cell)
 
 
+def metric_curves(path: str | os.PathLike[str]) -> dict[str, list[tuple[int, float]]]:
+    """The values of each metric by iteration, in order, from a JSON-lines file as training writes it.
+
+    Lines cut off by a crash and values that are not finite are passed over; of two for one iteration the last counts.
+    """
+    found: dict[str, dict[int, float]] = {}
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            try:
+                entry = json.loads(line)
+                iteration = entry.pop("iteration")
+            except (ValueError, KeyError, AttributeError, TypeError):
+                continue
+            for name, value in entry.items():
+                if isinstance(value, int | float) and math.isfinite(value):
+                    found.setdefault(name, {})[iteration] = value
+    return {name: sorted(values.items()) for name, values in found.items()}
+
+
 def loss_curve(metrics_json_path: str, *, key: str = "total_loss") -> np.ndarray:
     """Curve of a value over iterations, as logged and smoothed, from a JSON-lines file of metrics.
-
-    Lines without the key, with a non-finite value, or cut off by a crash are passed over.
 
     Raises:
         ValueError: no line holds the key.
     """
-    points = {}
-    with open(metrics_json_path, encoding="utf-8") as file:
-        for line in file:
-            try:
-                entry = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            if math.isfinite(entry.get(key, math.nan)):
-                points[entry["iteration"]] = entry[key]
-    if not points:
+    curve = metric_curves(metrics_json_path).get(key)
+    if not curve:
         raise ValueError(f"{metrics_json_path}: no finite value of {key!r} to draw")
-    steps = sorted(points)
-    values = [points[step] for step in steps]
+    steps, values = [step for step, _ in curve], [value for _, value in curve]
     curves = [(values, (176, 204, 236)), (_smooth(values), (31, 98, 176))]
     return _plot(steps, curves, x_label="iteration", y_label=key.replace("_", " "))
 
@@ -317,8 +329,8 @@ def _smooth(values: Sequence[float]) -> list[float]:
     return ((total[high] - total[low]) / (high - low)).tolist()
 
 
-def _ticks(low: float, high: float, count: int) -> list[float]:
-    """About `count` round numbers that cover low..high."""
+def ticks(low: float, high: float, count: int) -> list[float]:
+    """About `count` round numbers that cover low..high, for an axis."""
     span = max(high - low, 1e-12)
     magnitude = 10 ** math.floor(math.log10(span / count))
     step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if span / (m * magnitude) <= count)
@@ -339,8 +351,8 @@ def _plot(
     width, height = 2 * size[0], 2 * size[1]
     left, right, top, bottom = 170, width - 50, 70, height - 130
     everything = [value for values, _ in curves for value in values]
-    x_ticks = [tick for tick in _ticks(xs[0], xs[-1], 8) if xs[0] <= tick <= xs[-1]] or [xs[0]]
-    y_ticks = _ticks(min(0.0, *everything), max(everything), 8)
+    x_ticks = [tick for tick in ticks(xs[0], xs[-1], 8) if xs[0] <= tick <= xs[-1]] or [xs[0]]
+    y_ticks = ticks(min(0.0, *everything), max(everything), 8)
     x_span = max(xs[-1] - xs[0], 1e-12)
 
     def place(x: float, y: float) -> tuple[float, float]:

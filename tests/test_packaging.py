@@ -38,6 +38,7 @@ LAYERS = [
     "mask2former.predict",
     "mask2former.model_zoo",
     "mask2former.engine",
+    "mask2former.report",
     "mask2former.evaluation",
     "mask2former.checkpoint",
     "mask2former.visualization",
@@ -55,7 +56,7 @@ LAYERS = [
 MAX_LINES = 450
 
 # Of the files that belong to the package.
-SUFFIXES = (".py", ".json", ".tsv", ".cpp", ".h", ".cu", ".cuh")
+SUFFIXES = (".py", ".json", ".tsv", ".css", ".cpp", ".h", ".cu", ".cuh")
 
 
 def _short(path: Path) -> str:

@@ -47,6 +47,9 @@ class Checkpointer:
         folder: where checkpoints go; made when first needed.
         keep: how many of the numbered checkpoints (`model_0004999.pth`) that the run wrote stay; None for all.
         stateful: what is saved and restored beside the model, under these names; None is left out.
+
+    Attributes:
+        notes: an iteration, and plain data that checkpoints of that iteration get, such as what an evaluation found.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Checkpointer:
         self.model = model
         self.folder = Path(folder)
         self.keep = keep
+        self.notes: tuple[int, dict[str, Any]] | None = None
         self.stateful = {name: value for name, value in stateful.items() if value is not None}
         self._numbered: list[str] = []  # files that this run wrote, from the oldest on
 
@@ -80,6 +84,8 @@ class Checkpointer:
         content |= {key: value.state_dict() for key, value in self.stateful.items()}
         if not comm.is_main_process():
             return path
+        if self.notes is not None and self.notes[0] == state.get("iteration"):
+            content |= self.notes[1]
         numbered = [other for other in self._numbered if other != path.name]
         numbered += [path.name] if _NUMBERED.fullmatch(path.name) else []
         try:
@@ -91,6 +97,22 @@ class Checkpointer:
         self._remove_old(numbered)
         logger.info("Saved checkpoint %s", path)
         return path
+
+    def add_notes(self, name: str) -> None:
+        """Add `notes` to `<folder>/<name>.pth`, which is of the same iteration; in the main process alone.
+
+        Raises:
+            OSError: the file cannot be written; it is as it was.
+        """
+        path = self.folder / f"{name}.pth"
+        if self.notes is None or not self.notes[1]:
+            return
+        content = read_checkpoint(path)
+        try:
+            with replacing(path) as temporary:
+                torch.save(content | self.notes[1], temporary)
+        except RuntimeError as error:  # how PyTorch reports a full disk
+            raise OSError(f"{path} cannot be written: {error}") from error
 
     def latest(self) -> Path | None:
         """Return the newest checkpoint, or None if the folder has none.

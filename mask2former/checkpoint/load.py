@@ -6,7 +6,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tabulate import tabulate
@@ -57,6 +57,8 @@ class LoadReport:
     """The classes that the weights were trained on, as in MODEL.CATEGORIES; empty where the file does not say."""
     class_rows: ClassRows | None = None
     """What became of each class's rows, where the classes of file and model are known and differ."""
+    score_thresholds: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Scores of highest F1 of instances, by data set and class; empty where the file does not say."""
 
     @property
     def complete(self) -> bool:
@@ -175,6 +177,7 @@ def load_weights(
         skipped=tuple(name for name in weights if name not in own and not name.endswith(UNTOLD)),
         categories=tuple(trained_on),
         class_rows=rows,
+        score_thresholds=dict(content.get("score_thresholds", {})),
     )
     if strict and not report.complete:
         raise CheckpointError(f"{path} does not fit the model exactly:\n{report.table()}")

@@ -51,7 +51,8 @@ def add_prediction_arguments(parser: argparse.ArgumentParser) -> None:
         "--confidence-threshold",
         type=float,
         metavar="T",
-        help="least score of what is shown (default: 0.5 for instances, the config's for panoptic)",
+        help="least score of what is shown (default: of instances what the checkpoint found best for each class, "
+        "else 0.5; of panoptic segments the config's)",
     )
     add_missing_weights_option(parser)
     add_import_option(parser)
@@ -93,10 +94,14 @@ def predict(args: argparse.Namespace, cfg: "CfgNode", *, pictures: bool, results
     images = find_images(args.input)
     if not images:
         raise argparse.ArgumentError(None, f"no images in {' '.join(args.input)}")
-    threshold = 0.5 if args.confidence_threshold is None else args.confidence_threshold
     predictor = Predictor(
-        cfg, score_threshold=threshold, input_format="RGB", allow_missing_weights=args.allow_missing_weights
+        cfg,
+        score_threshold=args.confidence_threshold,
+        input_format="RGB",
+        allow_missing_weights=args.allow_missing_weights,
     )
+    if args.confidence_threshold is None and not predictor.score_threshold:
+        predictor.score_threshold = 0.5  # the checkpoint knows none
     skipped = predict_files(predictor, images, Path(args.output), pictures=pictures, results=results)
     what = "overlays" if not results else "predictions"
     print(f"{len(images) - len(skipped)} {what} in {args.output}, {len(skipped)} images skipped")

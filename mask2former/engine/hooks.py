@@ -3,10 +3,13 @@
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mask2former.d2 import comm
 from mask2former.engine.resume import hook_states, load_hook_states
 from mask2former.engine.writers import EventWriter, LogWriter, duration, load_scalars, scalars_state
+from mask2former.evaluation.details import score_thresholds
 from mask2former.evaluation.engine import flatten_results
 
 if TYPE_CHECKING:
@@ -151,9 +154,12 @@ class PeriodicEvaluation(Hook):
         return done >= self.trainer.max_iter or (self.period > 0 and done % self.period == 0)
 
     def _evaluate(self, iteration: int) -> None:
+        storage = self.trainer.storage
+        now, storage.iter = storage.iter, iteration  # of which pictures are, too
         results = flatten_results(self.trainer.evaluate())
         for name, value in results.items():
-            self.trainer.storage.put_scalar(name, value, smoothing_hint=False, cur_iter=iteration)
+            storage.put_scalar(name, value, smoothing_hint=False)
+        storage.iter = now
         self.trainer.tell_results(iteration, results)
 
     def after_evaluation(self, iteration: int, results: Mapping[str, float]) -> None:
@@ -167,6 +173,38 @@ class PeriodicEvaluation(Hook):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it up."""
         self._evaluated = state_dict["evaluated"]
+
+
+class FinalReport(Hook):
+    """Writes `report.html` at the end, and has the scores of highest F1 kept in checkpoints of what was evaluated.
+
+    Comes before hooks that save after an evaluation. Only the main process writes. A training is not lost for want of
+    a report: errors are logged.
+    """
+
+    def __init__(self) -> None:
+        self._evaluated: int | None = None
+
+    def after_evaluation(self, iteration: int, results: Mapping[str, float]) -> None:
+        """Tell the checkpointer what belongs to the weights of this iteration."""
+        self._evaluated = iteration
+        if comm.is_main_process():
+            cfg = self.trainer.cfg
+            scores = score_thresholds(Path(cfg.OUTPUT_DIR, "inference"), cfg.DATASETS.TEST)
+            self.trainer.checkpointer.notes = (iteration, {"score_thresholds": scores} if scores else {})
+
+    def after_train(self) -> None:
+        """Write, unless training has failed or was stopped."""
+        trainer = self.trainer
+        if comm.is_main_process() and (trainer.iter + 1 >= trainer.max_iter or trainer.ends_early):
+            from mask2former.report import write_report  # only now is it needed
+
+            try:
+                if self._evaluated == trainer.iter:
+                    trainer.checkpointer.add_notes("model_final")  # it was saved before that evaluation
+                logger.info("The report is %s", write_report(trainer.cfg.OUTPUT_DIR))
+            except Exception:
+                logger.exception("The training is done, its report is not")
 
 
 class PeriodicWriter(Hook):
@@ -203,8 +241,9 @@ class PeriodicWriter(Hook):
             self._write(lambda writer: isinstance(writer, LogWriter))
 
     def flush(self) -> None:
-        """Write what is new."""
+        """Write what is new; then every writer has seen the pictures."""
         self._write(lambda writer: True)
+        self.trainer.storage.clear_images()
 
     def after_train(self) -> None:
         """Write into files what the last steps of a run that was interrupted left, and close the writers."""

@@ -2,11 +2,13 @@
 
 import logging
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mask2former.checkpoint import check_config, checkpoint_config, load_weights
 from mask2former.d2.config import CfgNode
@@ -17,8 +19,8 @@ from mask2former.d2.transforms import AugInput, AugmentationList
 from mask2former.data.augmentation import build_test_augmentation
 from mask2former.data.datasets.metadata import dataset_metadata, metadata_of
 from mask2former.engine.setup import use_available_device
-from mask2former.evaluation.semantic import label_map
-from mask2former.visualization import draw_instances, draw_panoptic, draw_semantic
+from mask2former.evaluation.instance import DEFAULT_THRESHOLD
+from mask2former.evaluation.pictures import draw_output
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +37,7 @@ class Predictor:
         self,
         cfg: CfgNode,
         *,
-        score_threshold: float = 0.0,
+        score_threshold: float | None = None,
         max_instances: int | None = None,
         input_format: str = "BGR",
         allow_missing_weights: bool = False,
@@ -44,7 +46,8 @@ class Predictor:
         Args:
             cfg: a complete config, such as `config.yaml` of a run; MODEL.WEIGHTS is loaded. It is copied, not changed.
                 Where MODEL.DEVICE is "cuda" and there is no usable GPU, the CPU predicts.
-            score_threshold: instances with a lower score, in 0..1, are dropped.
+            score_threshold: instances with a lower score, in 0..1, are dropped. None: of each class those below the
+                score of highest F1 that the checkpoint knows from its last evaluation, else none.
             max_instances: at most this many instances, the best ones; TEST.DETECTIONS_PER_IMAGE by default.
             input_format: channel order of the images that will be given, "BGR" (as OpenCV reads) or "RGB".
             allow_missing_weights: predict also with random weights, where MODEL.WEIGHTS is empty or lacks some.
@@ -54,7 +57,7 @@ class Predictor:
             FileNotFoundError: MODEL.WEIGHTS does not exist.
             CheckpointError: MODEL.WEIGHTS is empty or does not fill the model.
         """
-        if not 0 <= score_threshold <= 1:
+        if score_threshold is not None and not 0 <= score_threshold <= 1:
             raise ValueError(f"score_threshold must lie in 0..1, not {score_threshold}")
         if max_instances is not None and max_instances < 1:
             raise ValueError(f"max_instances must be at least 1, not {max_instances}")
@@ -66,7 +69,7 @@ class Predictor:
         if max_instances is not None:
             self.cfg.TEST.DETECTIONS_PER_IMAGE = max_instances
         self.cfg.freeze()
-        self.score_threshold = score_threshold
+        self.score_threshold: float | list[float] = score_threshold or 0.0
         self.max_instances = max_instances
         categories = list(cfg.MODEL.CATEGORIES)
         if not categories:
@@ -84,6 +87,8 @@ class Predictor:
                 averaged=cfg.MODEL_EMA.USE_EMA_WEIGHTS_FOR_EVAL_ONLY,
             )
             categories = categories or list(report.categories)
+            if score_threshold is None:
+                self.score_threshold = _thresholds(report.score_thresholds, categories) or 0.0
         else:
             logger.warning("MODEL.WEIGHTS is empty: this predictor has random weights")
         if categories:
@@ -142,24 +147,31 @@ class Predictor:
         """
         order = slice(None, None, -1 if self._input_format == "BGR" else 1)
         rgb = np.ascontiguousarray(image[:, :, order])
-        if "panoptic_seg" in output:
-            ids, segments = output["panoptic_seg"]
-            drawn = draw_panoptic(rgb, ids, segments, self.metadata)
-        elif "instances" in output:
-            found = output["instances"]
-            drawn = draw_instances(rgb, found.pred_masks, found.pred_classes, self.metadata, found.scores)
-        else:
-            drawn = draw_semantic(rgb, label_map(output["sem_seg"]), self.metadata)
+        drawn = draw_output(rgb, output, self.metadata, score_threshold=0.0)
         return drawn[:, :, order]
 
 
 def select_instances(
-    instances: Instances, *, score_threshold: float = 0.0, max_instances: int | None = None
+    instances: Instances, *, score_threshold: float | Sequence[float] = 0.0, max_instances: int | None = None
 ) -> Instances:
-    """The instances with at least that score, best first, at most `max_instances`."""
-    order = instances.scores.argsort(descending=True, stable=True)
-    order = order[instances.scores[order] >= score_threshold]
+    """The instances with at least that score, best first, at most `max_instances`.
+
+    Args:
+        score_threshold: of all, or of each class.
+    """
+    scores: Tensor = instances.scores
+    order = scores.argsort(descending=True, stable=True)
+    limits = torch.as_tensor(score_threshold, dtype=scores.dtype, device=scores.device)
+    order = order[scores[order] >= (limits[instances.pred_classes[order]] if limits.ndim else limits)]
     return instances[order[:max_instances]]
+
+
+def _thresholds(known: Mapping[str, Mapping[str, float]], categories: Sequence[Mapping[str, Any]]) -> list[float]:
+    """The score of highest F1 of each class, on the first data set that has some; nothing where none has."""
+    of_class = next((scores for scores in known.values() if scores), None)
+    if of_class is None:
+        return []
+    return [of_class.get(category["name"], DEFAULT_THRESHOLD) for category in categories]
 
 
 def _complete_metadata(name: str) -> Metadata:

@@ -24,6 +24,7 @@ from mask2former.engine.failed_step import write_failed_step
 from mask2former.engine.finite import FiniteGuard, NonFiniteError, RunningStatistics, check_state, skip_limit
 from mask2former.engine.freeze import KeepFrozen, freeze
 from mask2former.engine.hooks import (
+    FinalReport,
     Hook,
     IterationTimer,
     PeriodicCheckpoint,
@@ -190,6 +191,7 @@ class Trainer(Builders):
             SameKernels(),
             PeriodicCheckpoint(self.cfg.SOLVER.CHECKPOINT_PERIOD),
             PeriodicEvaluation(self.cfg.TEST.EVAL_PERIOD),
+            *([FinalReport()] if self.cfg.TEST.REPORT else []),
             *build_metric_hooks(self.cfg),
         ]
         if self._frozen:

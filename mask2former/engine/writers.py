@@ -152,7 +152,7 @@ def _iteration(line: str) -> float:
 
 
 class TensorBoardWriter(ScalarWriter):
-    """Scalars as TensorBoard events in `log_dir`.
+    """Scalars and pictures as TensorBoard events in `log_dir`.
 
     A resumed run drops what the interrupted one wrote after the checkpoint. A new run renames the files of an earlier
     one (`tfevents` in their names becomes `earlier`), which TensorBoard then leaves alone. After an error of the disk
@@ -194,12 +194,14 @@ class TensorBoardWriter(ScalarWriter):
                 os.truncate(file, state["sizes"][file.name])
 
     def write(self, storage: EventStorage) -> None:
-        """Write scalars of all iterations since the last call."""
+        """Write scalars of all iterations since the last call, and the pictures that are in the storage."""
         try:
             self._writer = self._writer or self._open()
             for iteration, scalars in self._new.take(storage).items():
                 for name, value in scalars.items():
                     self._writer.add_scalar(name, value, iteration)
+            for name, image, iteration in storage._vis_data:
+                self._writer.add_image(name, image, iteration)
             self._writer.flush()
         except OSError:  # its thread is dead, and nothing comes through any more
             with suppress(OSError):
@@ -236,13 +238,16 @@ class LogWriter:
         waiting for data are means, for one long wait in many steps counts too.
         """
         histories = storage.histories()
-        if "time" not in histories or self._logged == storage.iter:
+        if "time" not in histories:
             return
-        self._logged = storage.iter
+        _, iteration = storage.latest()["time"]  # that of the storage may be the next one already
+        if self._logged == iteration:
+            return
+        self._logged = iteration
         median = {name: history.median(WINDOW) for name, history in histories.items()}
-        done = storage.iter + 1
+        done = iteration + 1
         seconds_left = histories["time"].global_avg() * (self._max_iter - done)
-        storage.put_scalar("eta_seconds", seconds_left, smoothing_hint=False)
+        storage.put_scalar("eta_seconds", seconds_left, smoothing_hint=False, cur_iter=iteration)
         mean = max(histories["time"].avg(WINDOW), 1e-9)
         losses = [name for name in median if "loss" in name and not re.search(r"_\d+$", name)]
         peak = peak_memory_mib()

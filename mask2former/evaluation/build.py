@@ -11,6 +11,7 @@ from mask2former.evaluation.cityscapes_instance import CityscapesInstanceEvaluat
 from mask2former.evaluation.cityscapes_semantic import CityscapesSemSegEvaluator
 from mask2former.evaluation.instance import InstanceSegEvaluator
 from mask2former.evaluation.panoptic import COCOPanopticEvaluator
+from mask2former.evaluation.pictures import PictureEvaluator
 from mask2former.evaluation.semantic import SemSegEvaluator
 
 EVALUATOR_REGISTRY: Any = Registry("EVALUATOR")
@@ -58,7 +59,7 @@ def check_outputs(cfg: CfgNode, dataset_name: str) -> None:
 
 
 def build_evaluators(cfg: CfgNode, dataset_name: str, output_dir: str | None = None) -> DatasetEvaluators:
-    """The evaluators of a registered data set; with `output_dir`, they also write the predictions there.
+    """The evaluators of a registered data set; with `output_dir`, they also write predictions and pictures there.
 
     Of a data set without labels they write alone.
 
@@ -75,20 +76,23 @@ def build_evaluators(cfg: CfgNode, dataset_name: str, output_dir: str | None = N
             "Set evaluator_type in its metadata, or register a function of that name in EVALUATOR_REGISTRY"
         )
     check_outputs(cfg, dataset_name)
-    return DatasetEvaluators(builder(cfg, dataset_name, output_dir))
+    evaluators = builder(cfg, dataset_name, output_dir)
+    if cfg.TEST.PICTURES > 0 and output_dir is not None:
+        evaluators.append(PictureEvaluator(dataset_name, output_dir, count=cfg.TEST.PICTURES))
+    return DatasetEvaluators(evaluators)
 
 
 @EVALUATOR_REGISTRY.register()
 @needs("stuff_classes", *_ANY)
 def coco_panoptic_seg(cfg: CfgNode, dataset_name: str, output_dir: str | None) -> list[DatasetEvaluator]:
     """PQ, AP of things and mIoU, each when MODEL.MASK_FORMER.TEST turns its kind of output on."""
-    boundary = cfg.MODEL.MASK_FORMER.TEST.BOUNDARY_ON
+    more = {"boundary": cfg.MODEL.MASK_FORMER.TEST.BOUNDARY_ON, "details": cfg.TEST.REPORT}
     return _evaluators_of_outputs(
         cfg,
         dataset_name,
-        panoptic=lambda: COCOPanopticEvaluator(dataset_name, output_dir, boundary=boundary),
-        instance=lambda: InstanceSegEvaluator(dataset_name, output_dir, boundary=boundary),
-        semantic=lambda: SemSegEvaluator(dataset_name, output_dir),
+        panoptic=lambda: COCOPanopticEvaluator(dataset_name, output_dir, **more),
+        instance=lambda: InstanceSegEvaluator(dataset_name, output_dir, **more),
+        semantic=lambda: SemSegEvaluator(dataset_name, output_dir, details=cfg.TEST.REPORT),
     )
 
 
@@ -110,11 +114,11 @@ def mapillary_vistas_panoptic_seg(cfg: CfgNode, dataset_name: str, output_dir: s
 @needs("stuff_classes", *_ANY)
 def cityscapes_panoptic_seg(cfg: CfgNode, dataset_name: str, output_dir: str | None) -> list[DatasetEvaluator]:
     """PQ, and AP and IoU by Cityscapes' own protocol, each when its kind of output is on."""
-    boundary = cfg.MODEL.MASK_FORMER.TEST.BOUNDARY_ON
+    more = {"boundary": cfg.MODEL.MASK_FORMER.TEST.BOUNDARY_ON, "details": cfg.TEST.REPORT}
     return _evaluators_of_outputs(
         cfg,
         dataset_name,
-        panoptic=lambda: COCOPanopticEvaluator(dataset_name, output_dir, boundary=boundary),
+        panoptic=lambda: COCOPanopticEvaluator(dataset_name, output_dir, **more),
         instance=lambda: CityscapesInstanceEvaluator(dataset_name, output_dir),
         semantic=lambda: CityscapesSemSegEvaluator(dataset_name, output_dir),
     )
@@ -138,14 +142,15 @@ def cityscapes_sem_seg(cfg: CfgNode, dataset_name: str, output_dir: str | None) 
 @needs("thing_classes", "INSTANCE_ON")
 def coco(cfg: CfgNode, dataset_name: str, output_dir: str | None) -> list[DatasetEvaluator]:
     """Mask AP."""
-    return [InstanceSegEvaluator(dataset_name, output_dir, boundary=cfg.MODEL.MASK_FORMER.TEST.BOUNDARY_ON)]
+    boundary = cfg.MODEL.MASK_FORMER.TEST.BOUNDARY_ON
+    return [InstanceSegEvaluator(dataset_name, output_dir, boundary=boundary, details=cfg.TEST.REPORT)]
 
 
 @EVALUATOR_REGISTRY.register()
 @needs("stuff_classes", "SEMANTIC_ON")
 def sem_seg(cfg: CfgNode, dataset_name: str, output_dir: str | None) -> list[DatasetEvaluator]:
     """Semantic segmentation metrics."""
-    return [SemSegEvaluator(dataset_name, output_dir)]
+    return [SemSegEvaluator(dataset_name, output_dir, details=cfg.TEST.REPORT)]
 
 
 def _evaluators_of_outputs(

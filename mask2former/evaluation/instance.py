@@ -22,10 +22,24 @@ from mask2former.evaluation.average_precision import (
     precision_table,
 )
 from mask2former.evaluation.base import ImageEvaluator
+from mask2former.evaluation.confusion import (
+    OverlappingInstances,
+    confusion_table,
+    f1_score,
+    instance_events,
+    overlapping_instances,
+    renumbered,
+)
+from mask2former.evaluation.curves import best_points, interpolated_precision
+from mask2former.evaluation.details import Details, image_score, numbers
 from mask2former.evaluation.ground_truth import instance_ground_truth
 from mask2former.evaluation.output import iterate_masks, model_output, write_json
 
 logger = logging.getLogger(__name__)
+
+
+DEFAULT_THRESHOLD = 0.5
+"""Score from which detections of a class that has no best one count in details."""
 
 
 class InstanceSegEvaluator(ImageEvaluator):
@@ -38,7 +52,13 @@ class InstanceSegEvaluator(ImageEvaluator):
     """
 
     def __init__(
-        self, dataset_name: str, output_dir: str | None = None, *, distributed: bool = True, boundary: bool = False
+        self,
+        dataset_name: str,
+        output_dir: str | None = None,
+        *,
+        distributed: bool = True,
+        boundary: bool = False,
+        details: bool = False,
     ) -> None:
         """
         Args:
@@ -49,6 +69,7 @@ class InstanceSegEvaluator(ImageEvaluator):
                 takes them.
             distributed: see `ImageEvaluator`.
             boundary: score boundary AP too, see `mask2former.evaluation.boundary`.
+            details: write `Details` into the output_dir too.
         """
         super().__init__(dataset_name, output_dir, distributed=distributed)
         class_of = self._metadata.thing_dataset_id_to_contiguous_id
@@ -59,6 +80,7 @@ class InstanceSegEvaluator(ImageEvaluator):
         self._tasks = {"segm": False, "boundary_segm": True} if boundary else {"segm": False}
         self._ground_truth = instance_ground_truth(self._metadata)
         self._check_labels(self._ground_truth is not None)
+        self._keeps_details = details and output_dir is not None
         self.reset()
 
     def reset(self) -> None:
@@ -66,6 +88,7 @@ class InstanceSegEvaluator(ImageEvaluator):
         self._objects = count_objects([], len(self._class_names))
         self._matched: dict[str, list[tuple[Hashable, MatchedImage]]] = {task: [] for task in self._tasks}
         self._written: list[dict[str, Any]] = []
+        self._overlaps: list[tuple[Hashable, OverlappingInstances]] = []
 
     def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
         """
@@ -93,6 +116,9 @@ class InstanceSegEvaluator(ImageEvaluator):
         for task, boundary in self._tasks.items():
             matched = match_image(classes=classes, scores=scores, rles=rles, truth=truth, boundary=boundary)
             self._matched[task].append((image_id, matched))
+        if self._keeps_details:
+            overlaps = overlapping_instances(classes=classes, scores=scores, rles=rles, truth=truth)
+            self._overlaps.append((image_id, overlaps))
         self._objects += count_objects(truth, len(self._class_names))
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
@@ -101,20 +127,24 @@ class InstanceSegEvaluator(ImageEvaluator):
         With `boundary` the same metrics under `boundary_segm` too.
         """
         truth = self._ground_truth
-        values = self._matched, self._objects, self._written
+        values = self._matched, self._objects, self._written, self._overlaps
         gathered = self._gather(values, None if truth is None else truth.image_ids)
         if gathered is None:
             return None
         if self._output_dir is not None:
             path = os.path.join(self._output_dir, "coco_instances_results.json")
-            write_json(path, [result for _, _, written in gathered for result in written])
+            write_json(path, [result for _, _, written, _ in gathered for result in written])
         if truth is None:
             return self._unscored()
-        objects = np.sum([of_process for _, of_process, _ in gathered], axis=0)
-        return {
-            task: self._summarise(task, [pair for matched, _, _ in gathered for pair in matched[task]], objects)
+        objects = np.sum([of_process for _, of_process, _, _ in gathered], axis=0)
+        # Equal scores rank in the order of image ids, as in COCOeval, however the images were spread over ranks.
+        matched = {
+            task: [image for _, image in sorted((pair for part in gathered for pair in part[0][task]), key=_by_id)]
             for task in self._tasks
         }
+        if self._keeps_details:
+            self._write_details(matched["segm"], objects, [pair for part in gathered for pair in part[3]])
+        return {task: self._summarise(task, images, objects) for task, images in matched.items()}
 
     def _predictions(self, instances: Instances) -> tuple[np.ndarray, np.ndarray, list[RLE]]:
         """Classes int64 (N,), scores float64 (N,) and run lengths of the predictions of thing classes."""
@@ -145,13 +175,43 @@ class InstanceSegEvaluator(ImageEvaluator):
             for category, score, rle in zip(classes.tolist(), scores.tolist(), rles, strict=True)
         ]
 
-    def _summarise(
-        self, task: str, matched: Sequence[tuple[Any, MatchedImage]], objects: np.ndarray
-    ) -> dict[str, float]:
-        # Equal scores rank in the order of image ids, as in COCOeval, however the images were spread over
-        # ranks.
-        images = sorted(matched, key=lambda pair: pair[0])
-        table = precision_table([image for _, image in images], objects)
+    def _write_details(
+        self,
+        matched: Sequence[MatchedImage],
+        objects: np.ndarray,
+        overlaps: Sequence[tuple[Hashable, OverlappingInstances]],
+    ) -> None:
+        things = sorted(self._dataset_ids)
+        points = best_points(matched, objects)
+        thresholds = np.array([point.threshold if point else DEFAULT_THRESHOLD for point in points])
+        place = {category: index for index, category in enumerate(things)}
+        events = [(image_id, renumbered(instance_events(image, thresholds), place)) for image_id, image in overlaps]
+        precision = precision_table(matched, objects)[:, :, things, 0]
+        chosen = [points[category] for category in things]
+        assert self._output_dir is not None
+        Details(
+            task="segm",
+            dataset=self._metadata.name,
+            unit="objects",
+            score_name="F1",
+            classes=[self._class_names[category] for category in things],
+            columns={
+                "objects": numbers(objects[0, things]),
+                "AP": numbers([mean_precision(precision[:, :, index]) for index in place.values()]),
+                "AP50": numbers([mean_precision(precision[:1, :, index]) for index in place.values()]),
+                "score for F1": [point and point.threshold for point in chosen],
+                "F1": [point and 100 * point.f1 for point in chosen],
+                "precision": [point and 100 * point.precision for point in chosen],
+                "recall": [point and 100 * point.recall for point in chosen],
+            },
+            confusion=confusion_table((image for _, image in events), len(things)).tolist(),
+            images=[image_score(image_id, f1_score(image), image) for image_id, image in events],
+            precision=[row.tolist() if row[0] > -1 else [] for row in interpolated_precision(precision)],
+            points=chosen,
+        ).write(self._output_dir)
+
+    def _summarise(self, task: str, matched: Sequence[MatchedImage], objects: np.ndarray) -> dict[str, float]:
+        table = precision_table(matched, objects)
         at = {round(100 * threshold): t for t, threshold in enumerate(IOU_THRESHOLDS)}
         result = {
             "AP": mean_precision(table[:, :, :, 0]),
@@ -173,3 +233,7 @@ class InstanceSegEvaluator(ImageEvaluator):
             tabulate(list(per_class.items()), headers=["", "AP"], tablefmt="pipe", floatfmt=".2f"),
         )
         return {**result, **{f"AP-{name}": value for name, value in per_class.items()}}
+
+
+def _by_id(pair: tuple[Any, MatchedImage]) -> Any:
+    return pair[0]

@@ -5,7 +5,7 @@ Legend: C classes, H and W image height and width.
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,8 @@ from tabulate import tabulate
 from mask2former.data.images import id_to_rgb
 from mask2former.evaluation.base import ImageEvaluator
 from mask2former.evaluation.boundary import boundary_iou
+from mask2former.evaluation.confusion import confusion_table, segment_events
+from mask2former.evaluation.details import Details, ImageScore, image_score, numbers
 from mask2former.evaluation.ground_truth import class_of_category, panoptic_ground_truth
 from mask2former.evaluation.output import encode_png, model_output, prediction_name, write_json
 from mask2former.files import write_bytes
@@ -28,7 +30,12 @@ def joint_areas(first: np.ndarray, second: np.ndarray) -> dict[tuple[int, int], 
     """Number of pixels of every pair of ids in two maps (H, W) of non-negative ids below 2**31.
 
     Works on runs of equal pairs, because maps of segments change rarely along a row.
+
+    Raises:
+        ValueError: the maps differ in size.
     """
+    if first.shape != second.shape:
+        raise ValueError(f"the prediction is {second.shape}, the ground truth {first.shape} (height, width)")
     joint = ((first.astype(np.int64) << 32) | second).ravel()
     if joint.size == 0:
         return {}
@@ -47,6 +54,7 @@ def panoptic_statistics(
     gt_segments: Sequence[dict[str, Any]],
     num_classes: int,
     boundary: bool = False,
+    joint: Mapping[tuple[int, int], int] | None = None,
 ) -> np.ndarray:
     """What one image adds to panoptic quality: float64 (4, C), rows summed IoU, hits, false alarms, misses.
 
@@ -56,15 +64,13 @@ def panoptic_statistics(
     for more than half on void or on the crowd of its class is forgiven.
 
     With `boundary` the lower of mask and boundary IoU decides and is summed up (boundary PQ); void pixels do not
-    count against the boundary of a prediction either.
+    count against the boundary of a prediction either. `joint` is `joint_areas(gt_ids, pred_ids)` where it is known.
 
     Raises:
         ValueError: the maps differ in size, a predicted segment is listed but not painted or painted but not
             listed, or its class is out of range.
     """
-    if pred_ids.shape != gt_ids.shape:
-        raise ValueError(f"the prediction is {pred_ids.shape}, the ground truth {gt_ids.shape} (height, width)")
-    joint = joint_areas(gt_ids, pred_ids)
+    joint = joint_areas(gt_ids, pred_ids) if joint is None else joint
     pred_areas = _sum_by(joint, 1)
     predictions = {segment["id"]: segment["category_id"] for segment in pred_segments}
     _check_prediction(predictions, painted=pred_areas.keys() - {VOID}, num_classes=num_classes)
@@ -98,7 +104,7 @@ def panoptic_statistics(
 
 
 def _overlaps(
-    joint: dict[tuple[int, int], int],
+    joint: Mapping[tuple[int, int], int],
     pred_areas: dict[int, int],
     truths: dict[int, dict[str, Any]],
     predictions: dict[int, int],
@@ -116,7 +122,7 @@ def _overlaps(
     return ious
 
 
-def _sum_by(joint: dict[tuple[int, int], int], side: int) -> dict[int, int]:
+def _sum_by(joint: Mapping[tuple[int, int], int], side: int) -> dict[int, int]:
     """Areas of the ids of one side of the pairs."""
     areas: dict[int, int] = {}
     for pair, area in joint.items():
@@ -141,7 +147,13 @@ class COCOPanopticEvaluator(ImageEvaluator):
     """
 
     def __init__(
-        self, dataset_name: str, output_dir: str | None = None, *, distributed: bool = True, boundary: bool = False
+        self,
+        dataset_name: str,
+        output_dir: str | None = None,
+        *,
+        distributed: bool = True,
+        boundary: bool = False,
+        details: bool = False,
     ) -> None:
         """
         Args:
@@ -151,10 +163,12 @@ class COCOPanopticEvaluator(ImageEvaluator):
                 them: `panoptic_predictions/*.png` and `panoptic_predictions.json`.
             distributed: see `ImageEvaluator`.
             boundary: score boundary PQ too, see `mask2former.evaluation.boundary`.
+            details: write `Details` into the output_dir too.
         """
         super().__init__(dataset_name, output_dir, distributed=distributed)
         self._ground_truth = panoptic_ground_truth(self._metadata)
         self._check_labels(self._ground_truth is not None)
+        self._keeps_details = details and output_dir is not None
         self._class_of = class_of_category(self._metadata)
         self._dataset_ids = {contiguous: category for category, contiguous in self._class_of.items()}
         self._num_classes = max(self._dataset_ids) + 1
@@ -165,6 +179,8 @@ class COCOPanopticEvaluator(ImageEvaluator):
         super().reset()
         self._statistics = {task: np.zeros((4, self._num_classes)) for task in self._tasks}
         self._written: list[dict[str, Any]] = []
+        self._events = np.zeros((self._num_classes + 2, self._num_classes + 1), dtype=np.int64)
+        self._images: list[ImageScore] = []
 
     def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
         """
@@ -191,15 +207,23 @@ class COCOPanopticEvaluator(ImageEvaluator):
         assert self._ground_truth is not None
         gt_ids, gt_segments = self._ground_truth.read(image_id)
         try:
+            joint = joint_areas(gt_ids, ids)
             for task, boundary in self._tasks.items():
-                self._statistics[task] += panoptic_statistics(
+                statistics = panoptic_statistics(
                     pred_ids=ids,
                     pred_segments=segments,
                     gt_ids=gt_ids,
                     gt_segments=gt_segments,
                     num_classes=self._num_classes,
                     boundary=boundary,
+                    joint=joint,
                 )
+                self._statistics[task] += statistics
+                if self._keeps_details and not boundary:
+                    events = segment_events(joint, gt_segments, segments)
+                    self._events += confusion_table([events], self._num_classes)
+                    quality = panoptic_quality(statistics.sum(axis=1, keepdims=True))["PQ"]
+                    self._images.append(image_score(image_id, float(quality[0]) / 100, events))
         except ValueError as error:
             raise ValueError(f"{self._ground_truth.file_name(image_id)}: {error}") from error
 
@@ -210,18 +234,34 @@ class COCOPanopticEvaluator(ImageEvaluator):
         others. A class that never occurs is nan and left out of the means.
         """
         truth = self._ground_truth
-        gathered = self._gather((self._statistics, self._written), None if truth is None else truth.image_ids)
+        values = self._statistics, self._written, self._events, self._images
+        gathered = self._gather(values, None if truth is None else truth.image_ids)
         if gathered is None:
             return None
         if self._output_dir is not None:
-            annotations = [annotation for _, written in gathered for annotation in written]
+            annotations = [annotation for _, written, _, _ in gathered for annotation in written]
             write_json(os.path.join(self._output_dir, "panoptic_predictions.json"), {"annotations": annotations})
         if truth is None:
             return self._unscored()
-        return {
-            task: self._summarise(task, panoptic_quality(np.sum([part[task] for part, _ in gathered], axis=0)))
-            for task in self._tasks
-        }
+        statistics = {task: np.sum([part[0][task] for part in gathered], axis=0) for task in self._tasks}
+        if self._keeps_details:
+            events = np.sum([part[2] for part in gathered], axis=0)
+            self._write_details(statistics["panoptic_seg"], events, [image for part in gathered for image in part[3]])
+        return {task: self._summarise(task, panoptic_quality(values)) for task, values in statistics.items()}
+
+    def _write_details(self, statistics: np.ndarray, events: np.ndarray, images: list[ImageScore]) -> None:
+        counts = {"segments": statistics[TP] + statistics[FN], "missed": statistics[FN], "made up": statistics[FP]}
+        assert self._output_dir is not None
+        Details(
+            task="panoptic_seg",
+            dataset=self._metadata.name,
+            unit="segments",
+            score_name="PQ",
+            classes=list(self._metadata.stuff_classes[: self._num_classes]),
+            columns={name: numbers(values) for name, values in {**counts, **panoptic_quality(statistics)}.items()},
+            confusion=events.tolist(),
+            images=images,
+        ).write(self._output_dir)
 
     def _summarise(self, task: str, quality: dict[str, np.ndarray]) -> dict[str, float]:
         classes = np.array(sorted(self._dataset_ids))

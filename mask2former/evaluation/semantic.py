@@ -16,6 +16,8 @@ from torch import Tensor
 from mask2former.d2.data import DatasetCatalog
 from mask2former.data.labels import read_labels
 from mask2former.evaluation.base import ImageEvaluator, image_key
+from mask2former.evaluation.confusion import confusion_table, pixel_events, pixels_on_void
+from mask2former.evaluation.details import Details, ImageScore, image_score, numbers
 from mask2former.evaluation.ground_truth import PanopticGroundTruth, panoptic_ground_truth
 from mask2former.evaluation.output import encode_png, model_output, prediction_name
 from mask2former.files import write_bytes
@@ -110,15 +112,19 @@ class SemSegEvaluator(ImageEvaluator):
     ignored.
     """
 
-    def __init__(self, dataset_name: str, output_dir: str | None = None, *, distributed: bool = True) -> None:
+    def __init__(
+        self, dataset_name: str, output_dir: str | None = None, *, distributed: bool = True, details: bool = False
+    ) -> None:
         """
         Args:
             dataset_name: a registered data set whose metadata holds `stuff_classes` (all classes).
             output_dir: when given, predictions are written to `semantic_predictions/*.png` there, contiguous classes
                 in 8 bits, or 16 if there are more than 256.
             distributed: see `ImageEvaluator`.
+            details: write `Details` into the output_dir too.
         """
         super().__init__(dataset_name, output_dir, distributed=distributed)
+        self._keeps_details = details and output_dir is not None
         self._class_names = list(self._metadata.stuff_classes)
         self._ignore_label = self._metadata.get("ignore_label", 255)
         keys = ("sem_seg_file_name", "sem_seg_values", "sem_seg_colors")
@@ -136,7 +142,10 @@ class SemSegEvaluator(ImageEvaluator):
 
     def reset(self) -> None:
         super().reset()
-        self._confusion = np.zeros((len(self._class_names),) * 2, dtype=np.int64)
+        num_classes = len(self._class_names)
+        self._confusion = np.zeros((num_classes, num_classes), dtype=np.int64)
+        self._on_void = confusion_table((), num_classes)
+        self._images: list[ImageScore] = []
 
     def process(self, inputs: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]]) -> None:
         """
@@ -164,11 +173,16 @@ class SemSegEvaluator(ImageEvaluator):
     def _score(self, image_id: Hashable, labels: np.ndarray) -> None:
         truth, path, ignore_label = self._truth(image_id)
         try:
-            self._confusion += confusion_matrix(
-                labels, truth, num_classes=len(self._class_names), ignore_label=ignore_label
-            )
+            num_classes = len(self._class_names)
+            confusion = confusion_matrix(labels, truth, num_classes=num_classes, ignore_label=ignore_label)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
+        self._confusion += confusion
+        if self._keeps_details:
+            on_void = pixels_on_void(labels, truth, num_classes=num_classes, ignore_label=ignore_label)
+            self._on_void += confusion_table([on_void], num_classes)
+            score = semantic_metrics(confusion, self._class_names)["mIoU"] / 100
+            self._images.append(image_score(image_id, score, pixel_events(confusion)))
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """`{"sem_seg": {mIoU, fwIoU, mACC, pACC, IoU-name, ACC-name}}` in percent on the main process.
@@ -176,17 +190,41 @@ class SemSegEvaluator(ImageEvaluator):
         None on the others.
         """
         expected = self._label_files or (self._ground_truth.image_ids if self._ground_truth is not None else None)
-        gathered = self._gather(self._confusion, expected)
+        gathered = self._gather((self._confusion, self._on_void, self._images), expected)
         if gathered is None:
             return None
         if not self._is_labelled:
             return self._unscored()
-        result = semantic_metrics(np.sum(gathered, axis=0), self._class_names)
+        confusion = np.sum([part[0] for part in gathered], axis=0)
+        result = semantic_metrics(confusion, self._class_names)
+        if self._keeps_details:
+            table = np.sum([part[1] for part in gathered], axis=0) + confusion_table(
+                [pixel_events(confusion)], len(self._class_names)
+            )
+            self._write_details(result, table, [image for part in gathered for image in part[2]])
         rows = [[name, result[f"IoU-{name}"], result[f"ACC-{name}"]] for name in self._class_names]
         rows.insert(0, ["mean", result["mIoU"], result["mACC"]])
         table = tabulate(rows, headers=["", "IoU", "ACC"], tablefmt="pipe", floatfmt=".2f")
         logger.info("Semantic segmentation on %s:\n%s", self._metadata.name, table)
         return {"sem_seg": result}
+
+    def _write_details(self, result: dict[str, float], table: np.ndarray, images: list[ImageScore]) -> None:
+        in_truth = table[: len(self._class_names)].sum(axis=1)
+        assert self._output_dir is not None
+        Details(
+            task="sem_seg",
+            dataset=self._metadata.name,
+            unit="pixels",
+            score_name="mIoU",
+            classes=self._class_names,
+            columns={
+                "% of pixels": numbers(100 * in_truth / max(int(in_truth.sum()), 1)),
+                "IoU": numbers([result[f"IoU-{name}"] for name in self._class_names]),
+                "accuracy": numbers([result[f"ACC-{name}"] for name in self._class_names]),
+            },
+            confusion=table.tolist(),
+            images=images,
+        ).write(self._output_dir)
 
     def _truth(self, image_id: Any) -> tuple[np.ndarray, str, int]:
         """Labels (H, W), the file they come from, and the label to ignore."""

@@ -186,8 +186,8 @@ def test_log_line_tells_speed_and_the_share_of_time_that_waits_for_data(caplog, 
     with caplog.at_level(logging.INFO), EventStorage(0) as storage:
         for iteration in range(4):
             waited = 0.8 if iteration == 3 else 0.0
-            storage.put_scalars(time=0.2 + waited, data_time=waited)
             storage.iter = iteration
+            storage.put_scalars(time=0.2 + waited, data_time=waited)
         for writer in writers:
             writer.write(storage)
     writers[1].close()
@@ -201,6 +201,10 @@ def test_log_line_comes_once_for_an_iteration(caplog):
         storage.put_scalars(time=0.5)
         writer.write(storage)
         writer.write(storage)
+        storage.step()  # an early end saves once more, before there is another step
+        writer.write(storage)
+    assert "iter 2/10" not in caplog.text
+    assert storage.latest()["eta_seconds"][1] == 0
     assert caplog.text.count("iter 1/10") == 1
 
 

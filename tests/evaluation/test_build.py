@@ -13,7 +13,7 @@ from mask2former.evaluation import EVALUATOR_REGISTRY, build_evaluators
 
 def config(*, panoptic: bool = True, instance: bool = True, semantic: bool = True, boundary: bool = False) -> CfgNode:
     test = {"PANOPTIC_ON": panoptic, "INSTANCE_ON": instance, "SEMANTIC_ON": semantic, "BOUNDARY_ON": boundary}
-    return CfgNode({"MODEL": {"MASK_FORMER": {"TEST": test}}})
+    return CfgNode({"MODEL": {"MASK_FORMER": {"TEST": test}}, "TEST": {"PICTURES": 0, "REPORT": False}})
 
 
 @pytest.fixture

@@ -90,7 +90,8 @@ def feed(evaluator: InstanceSegEvaluator, predictions: dict[int, Instances]) -> 
         evaluator.process([{"image_id": image_id}], [{"instances": predicted}])
 
 
-def coco_eval(json_file: Path, results_file: Path) -> tuple[dict[str, float], np.ndarray]:
+def coco_eval(json_file: Path, results_file: Path) -> dict[str, Any]:
+    """Arrays of COCOeval, and its summary under `metrics`."""
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(json_file))
         evaluation = COCOeval(truth, truth.loadRes(str(results_file)), "segm")
@@ -98,7 +99,7 @@ def coco_eval(json_file: Path, results_file: Path) -> tuple[dict[str, float], np
         evaluation.accumulate()
         evaluation.summarize()
     names = ["AP", "AP50", "AP75", "APs", "APm", "APl"]
-    return dict(zip(names, 100 * evaluation.stats[:6], strict=True)), evaluation.eval["precision"]
+    return {**evaluation.eval, "metrics": dict(zip(names, 100 * evaluation.stats[:6], strict=True))}
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -113,8 +114,9 @@ def test_equals_cocoeval(make_dataset: MakeDataset, tmp_path: Path, seed: int) -
     results = evaluator.evaluate()
     assert results is not None
     ours = results["segm"]
-    theirs, precision = coco_eval(tmp_path / "instances.json", tmp_path / "out" / "coco_instances_results.json")
-    for metric, value in theirs.items():
+    theirs = coco_eval(tmp_path / "instances.json", tmp_path / "out" / "coco_instances_results.json")
+    precision = theirs["precision"]
+    for metric, value in theirs["metrics"].items():
         assert ours[metric] == pytest.approx(value, abs=1e-9), metric
     for index, category in enumerate(THINGS[:2]):
         of_class = precision[:, :, index, 0, -1]
@@ -136,8 +138,8 @@ def test_more_than_a_hundred_of_a_class(make_dataset: MakeDataset, tmp_path: Pat
     feed(evaluator, predictions)
     results = evaluator.evaluate()
     assert results is not None
-    theirs, _ = coco_eval(tmp_path / "instances.json", tmp_path / "out" / "coco_instances_results.json")
-    assert results["segm"]["AP"] == pytest.approx(theirs["AP"], abs=1e-9)
+    theirs = coco_eval(tmp_path / "instances.json", tmp_path / "out" / "coco_instances_results.json")
+    assert results["segm"]["AP"] == pytest.approx(theirs["metrics"]["AP"], abs=1e-9)
 
 
 def test_panoptic_only_set_gets_the_same_ap(make_dataset: MakeDataset, tmp_path: Path) -> None:

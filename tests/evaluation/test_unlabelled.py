@@ -25,7 +25,7 @@ from tests.helpers.catalog import registered_below
 
 SIZE = (6, 8)
 TEST = {"PANOPTIC_ON": True, "INSTANCE_ON": True, "SEMANTIC_ON": True, "BOUNDARY_ON": False}
-CFG = CfgNode({"MODEL": {"MASK_FORMER": {"TEST": TEST}}})
+CFG = CfgNode({"MODEL": {"MASK_FORMER": {"TEST": TEST}}, "TEST": {"PICTURES": 0, "REPORT": False}})
 CATEGORIES = [{"id": 7, "name": "dog", "isthing": 1}, {"id": 90, "name": "sky", "isthing": 0}]
 
 
