@@ -147,7 +147,7 @@ def _kill(pids: list[int], *, delay: float) -> None:
 def state(folder: Path) -> dict[str, Any]:
     """The last checkpoint, without what names the folder."""
     content = torch.load(folder / (folder / "last_checkpoint").read_text(), weights_only=True)
-    return {key: value for key, value in content.items() if key not in ("settings", "hooks")}
+    return {key: value for key, value in content.items() if key not in ("settings", "hooks", "config_yaml")}
 
 
 def metrics(folder: Path) -> list[dict[str, float]]:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -15,11 +15,9 @@ from mask2former.ops.cpu import LINEAR_VARIABLE, linear, softmax_of_few
 
 
 @pytest.fixture(autouse=True)
-def _every_size_may_be_a_convolution(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _every_size_may_be_a_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "_LARGEST_SLOW_CONVOLUTION", 0)
-    cpu.linear_choices.clear()
-    yield
-    cpu.linear_choices.clear()
+    monkeypatch.setattr(cpu, "convolution_is_faster", None)
 
 
 @pytest.fixture
