@@ -201,9 +201,10 @@ def test_key_of_evaluation(tmp_path, monkeypatch, averaged):
     cfg.MODEL.WEIGHTS = str(tmp_path / "model_final.pth")
     cfg.DATASETS.TEST = ("some_val",)
     cfg.MODEL_EMA.USE_EMA_WEIGHTS_FOR_EVAL_ONLY = averaged
-    monkeypatch.setattr("mask2former.engine.main.setup", lambda args: cfg)
+    monkeypatch.setattr("mask2former.engine.main.setup", lambda args, _: cfg)
     monkeypatch.setattr("mask2former.engine.main.check_setup", lambda cfg, eval_only: None)
     monkeypatch.setattr(Averaging, "test", classmethod(lambda cls, cfg, model: found.append(model.head.bias)))
-    main(SimpleNamespace(eval_only=True, resume=False, allow_missing_weights=False, strict=False), Averaging)
+    flags = {"eval_only": True, "resume": False, "allow_missing_weights": False, "strict": False}
+    main(SimpleNamespace(config_file="some.yaml", **flags), Averaging)
     expected = trainer.ema.state_dict()["head.bias"] if averaged else trainer.raw_model.head.bias
     assert torch.equal(found[0], expected)
