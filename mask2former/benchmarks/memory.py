@@ -8,7 +8,6 @@ what PyTorch's allocator held at most, likewise.
 from __future__ import annotations
 
 import os
-import resource
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -87,5 +86,9 @@ def _highest(device: torch.device) -> int:
 
 
 def _maximum_resident_set() -> int:
+    try:
+        import resource
+    except ImportError:  # Windows has none
+        raise OSError("this system does not say how much memory a process has held at most") from None
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
