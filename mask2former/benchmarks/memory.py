@@ -8,7 +8,6 @@ what PyTorch's allocator held at most, likewise.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 
 from mask2former.benchmarks.timing import synchronize
+from mask2former.engine.memory import peak_resident_memory
 
 GIB = 2**30
 STEPS = 2
@@ -72,23 +72,17 @@ def _current(device: torch.device) -> int:
         return torch.cuda.memory_allocated(device)
     if Path("/proc/self/statm").exists():
         return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    return _maximum_resident_set()
+    return _resident_peak()
 
 
 def _highest(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    status = Path("/proc/self/status")
-    if status.exists():  # on Linux ru_maxrss counts the process that started this one too
-        line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
-    return _maximum_resident_set()
+    return _resident_peak()
 
 
-def _maximum_resident_set() -> int:
-    try:
-        import resource
-    except ImportError:  # Windows has none
-        raise OSError("this system does not say how much memory a process has held at most") from None
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+def _resident_peak() -> int:
+    peak = peak_resident_memory()
+    if peak is None:
+        raise OSError("this system does not say how much memory a process has held at most")
+    return peak

@@ -25,6 +25,7 @@ from mask2former.engine import derive
 from mask2former.engine.derive import Conditions, Recipe, Setting
 from mask2former.engine.model_choice import ModelChoice, choose_model
 from mask2former.engine.probe import Fit, Worst, largest_batch
+from mask2former.engine.resume import flat_settings
 from mask2former.engine.setup import use_available_device
 from mask2former.files import write_bytes, write_text
 
@@ -228,12 +229,7 @@ def _given(config_file: Path, request: Request) -> set[str]:
             "TEST.EVAL_PERIOD",
             "SOLVER.CHECKPOINT_PERIOD",
         }
-    return {*request.opts[::2], *(set(_flat(own)) - said)}
-
-
-def _flat(content: Mapping[str, Any], parents: str = "") -> Iterable[str]:
-    for key, value in content.items():
-        yield from _flat(value, f"{parents}{key}.") if isinstance(value, Mapping) else [f"{parents}{key}"]
+    return {*request.opts[::2], *(flat_settings(own).keys() - said)}
 
 
 def _fit(cfg: CfgNode, data: DataSummary, request: Request, *, probe: bool) -> Fit:

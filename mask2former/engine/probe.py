@@ -22,6 +22,7 @@ from mask2former.d2.config import CfgNode
 from mask2former.d2.modeling import build_model
 from mask2former.d2.structures import Instances
 from mask2former.engine.command import import_modules
+from mask2former.engine.memory import peak_resident_memory
 from mask2former.engine.optimizer import build_optimizer
 from mask2former.engine.precision import Precision
 from mask2former.modeling.masks import PackedMasks
@@ -218,14 +219,4 @@ def _highest(device: torch.device) -> int | None:
     """Bytes that this process has held at most; on a GPU with what PyTorch's allocator cannot give back."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
-    status = Path("/proc/self/status")
-    if status.exists():  # on Linux ru_maxrss counts the process that started this one too
-        line = next(
-            (line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:")), None
-        )
-        return int(line.split()[1]) * 1024 if line else None
-    if sys.platform == "darwin":
-        import resource  # Windows has none
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return None
+    return peak_resident_memory()

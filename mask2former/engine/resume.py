@@ -24,14 +24,14 @@ UNTOLD = ("OUTPUT_DIR", "MODEL.CATEGORIES")
 """What may differ without a word: the place, and what follows from the data sets."""
 
 
-def flat_settings(cfg: CfgNode) -> dict[str, Any]:
-    """All settings as `{"SOLVER.BASE_LR": 0.0001, ...}`, plain data that a checkpoint can hold."""
+def flat_settings(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """All settings of a config, or of what a config file holds, as `{"SOLVER.BASE_LR": 0.0001, ...}`: plain data."""
     flat: dict[str, Any] = {}
     for key, value in cfg.items():
-        if isinstance(value, CfgNode):
+        if isinstance(value, Mapping):
             flat |= {f"{key}.{inner}": setting for inner, setting in flat_settings(value).items()}
         else:
-            flat[key] = value
+            flat[str(key)] = value
     return flat
 
 

@@ -5,7 +5,6 @@ import logging
 import math
 import os
 import re
-import sys
 import time
 from contextlib import suppress
 from datetime import timedelta
@@ -15,6 +14,7 @@ from typing import Any, Protocol
 import torch
 
 from mask2former.d2.events import EventStorage
+from mask2former.engine.memory import peak_resident_memory
 from mask2former.files import write_text
 
 logger = logging.getLogger(__name__)
@@ -281,9 +281,5 @@ def peak_memory_mib() -> float | None:
     """Largest memory in use so far (MiB): of tensors on the GPU where there is one, else of this process if known."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
-    try:
-        import resource
-    except ImportError:  # Windows has none
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+    peak = peak_resident_memory()
+    return None if peak is None else peak / 2**20

@@ -1,12 +1,13 @@
 """What a run has left in its folder, read for the report."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mask2former.config import get_cfg
 from mask2former.d2.config_file import load_config_file
+from mask2former.engine.resume import flat_settings
 from mask2former.evaluation.details import Details, read_details
 from mask2former.evaluation.pictures import FOLDER
 from mask2former.visualization import metric_curves
@@ -77,21 +78,13 @@ def _last_pictures(folder: Path) -> list[Path]:
 
 
 def _changed(settings: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    default = dict(_flat(get_cfg()))
-    now = dict(_flat(settings))
+    default = flat_settings(get_cfg())
+    now = flat_settings(settings)
     return {
         key: (value, default.get(key))
         for key, value in now.items()
         if key not in UNTOLD and (key not in default or _plain(value) != _plain(default[key]))
     }
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _plain(value: Any) -> Any:
