@@ -289,6 +289,17 @@ def _drop_unknown(layer: dict[str, Any], cfg: _FvcoreCfgNode, source: str) -> No
         logger.warning("%s: left out %d settings that nothing here reads: %s", source, len(unknown), ", ".join(unknown))
 
 
+def flat_settings(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """All settings of a config, or of what a config file holds, as `{"SOLVER.BASE_LR": 0.0001, ...}`: plain data."""
+    flat: dict[str, Any] = {}
+    for key, value in cfg.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}.{inner}": setting for inner, setting in flat_settings(value).items()}
+        else:
+            flat[str(key)] = value
+    return flat
+
+
 def _unknown_keys(layer: dict[str, Any], cfg: _FvcoreCfgNode, root: _FvcoreCfgNode, parents: str) -> Iterator[str]:
     for key, value in layer.items():
         full_key = f"{parents}{key}"

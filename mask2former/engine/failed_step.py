@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 
 from mask2former.d2.config import CfgNode
+from mask2former.d2.config_file import flat_settings
 from mask2former.d2.events import EventStorage
 from mask2former.data.plain import from_plain
 from mask2former.engine.accumulation import losses_and_gradients
 from mask2former.engine.finite import NonFiniteError, nonfinite_gradients
 from mask2former.engine.freeze import freeze
 from mask2former.engine.precision import Precision
-from mask2former.engine.resume import cfg_of, flat_settings
+from mask2former.engine.resume import cfg_of
 from mask2former.engine.seed import seed_everything
 from mask2former.engine.setup import use_available_device
 from mask2former.files import replacing

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from mask2former.d2.config import CfgNode
+from mask2former.d2.config_file import flat_settings
 from mask2former.d2.events import EventStorage
-from mask2former.engine.resume import flat_settings
 from mask2former.engine.writers import EventWriter, JSONWriter, ScalarWriter, TensorBoardWriter
 from mask2former.files import write_text
 from mask2former.similar import did_you_mean

@@ -18,14 +18,13 @@ from tabulate import tabulate
 from mask2former.checkpoint.configs import shipped_name
 from mask2former.config import get_cfg
 from mask2former.d2.config import CfgNode
-from mask2former.d2.config_file import merge_config_file, merge_key_values, parse_yaml
+from mask2former.d2.config_file import flat_settings, merge_config_file, merge_key_values, parse_yaml
 from mask2former.data.layouts import DataDescription, describe
 from mask2former.data.summary import DataSummary
 from mask2former.engine import derive
 from mask2former.engine.derive import Conditions, Recipe, Setting
 from mask2former.engine.model_choice import ModelChoice, choose_model
 from mask2former.engine.probe import Fit, Worst, largest_batch
-from mask2former.engine.resume import flat_settings
 from mask2former.engine.setup import use_available_device
 from mask2former.files import write_bytes, write_text
 

@@ -15,6 +15,7 @@ from mask2former.checkpoint.description import describe
 from mask2former.config import get_cfg
 from mask2former.d2 import comm
 from mask2former.d2.config import CfgNode
+from mask2former.d2.config_file import flat_settings
 from mask2former.data.plain import to_plain
 from mask2former.files import replacing
 
@@ -22,17 +23,6 @@ logger = logging.getLogger(__name__)
 
 UNTOLD = ("OUTPUT_DIR", "MODEL.CATEGORIES")
 """What may differ without a word: the place, and what follows from the data sets."""
-
-
-def flat_settings(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """All settings of a config, or of what a config file holds, as `{"SOLVER.BASE_LR": 0.0001, ...}`: plain data."""
-    flat: dict[str, Any] = {}
-    for key, value in cfg.items():
-        if isinstance(value, Mapping):
-            flat |= {f"{key}.{inner}": setting for inner, setting in flat_settings(value).items()}
-        else:
-            flat[str(key)] = value
-    return flat
 
 
 def cfg_of(settings: Mapping[str, Any]) -> CfgNode:

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mask2former.config import get_cfg
-from mask2former.d2.config_file import load_config_file
-from mask2former.engine.resume import flat_settings
+from mask2former.d2.config_file import flat_settings, load_config_file
 from mask2former.evaluation.details import Details, read_details
 from mask2former.evaluation.pictures import FOLDER
 from mask2former.visualization import metric_curves
