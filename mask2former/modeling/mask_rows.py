@@ -92,6 +92,7 @@ class _Rows:
 
     def __init__(self, height: int, target: Size, rows: slice) -> None:
         """`height` is that of the source."""
+        height = int(height)  # a tensor while a graph is traced, which NumPy does not take
         half, scale = np.float32(0.5), np.float32(height / target[0])  # as PyTorch reckons
         position = (np.arange(rows.start, rows.stop, dtype=np.float32) + half) * scale - half
         upper = np.floor(position)

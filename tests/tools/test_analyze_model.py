@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mask2former import model_zoo
-from mask2former.analysis import report_activations, report_flops
+from mask2former.analysis import count_flops, report_activations, report_flops
 from tools.analyze_model import main
 
 QUICKSTART = ["--model", "quickstart/panoptic"]
@@ -37,6 +37,17 @@ def test_tables_of_a_whole_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"{parameters:,}" in text
     assert re.search(r"scaled_dot_product_attention +[0-9.]+", text)
     assert "forward time on cpu: median" in text
+
+
+def test_outputs_in_bands_of_rows_are_counted() -> None:
+    """What a GPU or a small image does at once, a large one does in bands, while the graph is traced too."""
+    model = model_zoo.get_model("quickstart/panoptic", device="cpu").eval()
+    inputs = {"image": torch.zeros(3, 64, 64, dtype=torch.uint8), "height": 96, "width": 80}
+    flops = []
+    for max_bytes in (None, 2**16):
+        model.max_inference_bytes = max_bytes
+        flops.append(count_flops(model, inputs)["sem_seg_head"])
+    assert flops[0] == flops[1] > 0
 
 
 def test_no_images_are_an_error() -> None:
