@@ -4,6 +4,7 @@ Examples:
     mask2former train --data photos/ --dry-run
     mask2former train --data photos/ --model swin_t --epochs 50 --output output/run1
     mask2former train --data output/run1/data.yaml --weights output/run1/model_final.pth SOLVER.BASE_LR 0.00001
+    mask2former train --data photos/ --data drawings/:0.3
     mask2former train --config-file my.yaml --output output/run1
     mask2former train --config-file coco/panoptic-segmentation/maskformer2_R50_bs16_50ep --num-gpus 8
     mask2former train --config-file my.yaml --import my_data SOLVER.IMS_PER_BATCH 4
@@ -22,7 +23,13 @@ from .arguments import add_output_option, add_training_arguments
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Those of `tools/train_net.py`, `--output`, and those of own data."""
     data = parser.add_argument_group("own data")
-    data.add_argument("--data", metavar="PATH", help="folder or file of your data, or a data.yaml that describes them")
+    data.add_argument(
+        "--data",
+        action="append",
+        metavar="PATH[:RATIO]",
+        help="folder or file of your data, or a data.yaml that describes them; may be given several times, each with "
+        "how many of its images come for those of the others",
+    )
     data.add_argument(
         "--task",
         default="auto",

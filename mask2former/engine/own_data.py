@@ -19,7 +19,7 @@ from mask2former.checkpoint.configs import shipped_name
 from mask2former.config import get_cfg
 from mask2former.d2.config import CfgNode
 from mask2former.d2.config_file import flat_settings, merge_config_file, merge_key_values, parse_yaml
-from mask2former.data.layouts import DataDescription, describe
+from mask2former.data.layouts import DataDescription, DataMixture, describe_all
 from mask2former.data.summary import DataSummary
 from mask2former.engine import derive
 from mask2former.engine.derive import Conditions, Recipe, Setting
@@ -35,7 +35,8 @@ CONFIG_FILE, DATA_FILE = "config.yaml", "data.yaml"
 HEADER = "# What differs from the model's own settings, and why. Change it, or give KEY VALUE on the command line.\n"
 BATCH = "SOLVER.IMS_PER_BATCH"
 SAID_BY_DATA = (
-    *("OUTPUT_DIR", "DATASETS.DESCRIPTIONS", "DATASETS.TRAIN", "DATASETS.TEST", "INPUT.DATASET_MAPPER_NAME"),
+    *("OUTPUT_DIR", "DATASETS.DESCRIPTIONS", "DATASETS.TRAIN", "DATASETS.TEST", "DATASETS.RATIOS"),
+    "INPUT.DATASET_MAPPER_NAME",
     *("MODEL.MASK_FORMER.WEIGHT_OF_EACH_CLASS", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "MODEL.SEM_SEG_HEAD.IGNORE_VALUE"),
 )
 """Keys for which `--data` and `--output` count, and not a config file."""
@@ -47,7 +48,7 @@ class Request:
     """What a user asks for; only `data` is needed.
 
     Attributes:
-        data: folder, file, or data description.
+        data: folder, file, or data description; several as `mask2former.data.layouts.describe_all` takes them.
         task: "instance", "panoptic", "semantic" or "auto".
         model, weights, from_scratch: see `mask2former.engine.model_choice.choose_model`.
         epochs: None for what suits the data.
@@ -57,7 +58,7 @@ class Request:
         modules: to import first in processes that measure.
     """
 
-    data: str
+    data: str | Sequence[str]
     task: str = "auto"
     model: str = ""
     weights: str = ""
@@ -83,7 +84,7 @@ class Plan:
         seconds: that training may take without evaluation; None where no step was measured.
     """
 
-    description: DataDescription
+    description: DataDescription | DataMixture
     summaries: Mapping[str, DataSummary]
     base: Path
     reason: str
@@ -137,7 +138,8 @@ def plan(request: Request, *, probe: bool = True) -> Plan:
         DataError, FileNotFoundError, KeyError, ValueError: data, model or settings are wrong; the text says the fix.
         MemoryError: not a single image fits.
     """
-    description = describe(request.data, task=request.task)
+    sources = [request.data] if isinstance(request.data, str) else request.data
+    description = describe_all(sources, request.task)
     names = description.register()
     summaries = description.summarise()
     train, validation = summaries["train"], summaries.get("val")
@@ -188,13 +190,19 @@ def _choose(request: Request, task: str) -> ModelChoice:
 
 
 def _fixed_settings(
-    request: Request, description: DataDescription, names: Mapping[str, Sequence[str]], choice: ModelChoice
+    request: Request,
+    description: DataDescription | DataMixture,
+    names: Mapping[str, Sequence[str]],
+    choice: ModelChoice,
 ) -> Iterable[Setting]:
     """What does not depend on what the images hold."""
     yield Setting("OUTPUT_DIR", request.output, "folder of the run")
     yield Setting("DATASETS.DESCRIPTIONS", [str(Path(request.output, DATA_FILE))], "the data, as described above")
     yield Setting("DATASETS.TRAIN", list(names["train"]), "split of the data")
     yield Setting("DATASETS.TEST", list(names.get("val", ())), "split of the data")
+    ratios = list(description.ratios) if isinstance(description, DataMixture) else []
+    if ratios or not shipped_name(choice.config_file):  # whose own ratios are of other data
+        yield Setting("DATASETS.RATIOS", ratios, "of the data sets" if ratios else "none are given")
     yield Setting("MODEL.WEIGHTS", choice.weights, choice.origin)
     weights = description.class_weights
     if weights:

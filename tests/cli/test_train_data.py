@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mask2former.cli.commands import main
 from tests.helpers.blobs import make_instances, make_label_maps
 
 ROOT = Path(__file__).parents[2]
@@ -76,6 +77,22 @@ def test_a_dry_run_writes_what_the_same_command_takes(tmp_path: Path) -> None:
     assert train(tmp_path, *again).returncode == 0
     assert (tmp_path / "run/config.yaml").read_text(encoding="utf-8") == first
     assert not (tmp_path / "run/data.yaml.old").exists()
+
+
+def test_several_data_sets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("maps", "more"):
+        make_label_maps(tmp_path / name)
+    words = ["--data", "maps", "--data", "more:0.3", "--dry-run", "--output", "run", "SOLVER.IMS_PER_BATCH", "2"]
+    with pytest.raises(SystemExit) as end:
+        main(["train", *words])
+    assert not end.value.code
+    assert "2 data sets, for semantic segmentation" in capsys.readouterr().out
+    short = yaml.safe_load((tmp_path / "run/config.yaml").read_text(encoding="utf-8"))
+    assert short["DATASETS"]["TRAIN"] == ["maps_train", "more_train"]
+    assert short["DATASETS"]["RATIOS"] == [1.0, 0.3]
 
 
 def test_weights_that_cannot_be_had_end_with_the_ways_out(tmp_path: Path) -> None:

@@ -159,3 +159,15 @@ def test_wrong_weights_of_classes(folder: Path, tmp_path: Path, weights: str, pr
     file.write_text(f"{file.read_text(encoding='utf-8')}class_weights: {weights}\n", encoding="utf-8")
     with pytest.raises(DataError, match=problem):
         made(file, tmp_path)
+
+
+def test_several_data_sets_with_ratios(folder: Path, tmp_path: Path) -> None:
+    other = make_instances(tmp_path / "others", names=("large", "shell"))
+    result = made(folder, tmp_path, data=[str(folder), f"{other}:0.3"])
+    datasets = result.cfg.DATASETS
+    assert (datasets.TRAIN, datasets.TEST) == (("blobs_train", "others_train"), ("blobs_val", "others_val"))
+    assert (datasets.RATIOS, result.cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES) == ((1.0, 0.3), 3)
+    path = result.write()
+    assert loaded(path) == result.cfg.clone()
+    assert made(path.with_name("data.yaml"), tmp_path).cfg == result.cfg
+    assert made(folder, tmp_path, model=str(path), output=str(tmp_path / "a")).cfg.DATASETS.RATIOS == ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,9 @@ from mask2former.data.layouts.table import table
 from mask2former.data.summary import DataSummary, summarise
 from mask2former.files import write_text
 from mask2former.similar import did_you_mean
+
+SEVERAL = "data_sets"
+"""The entry of YAML files that hold several descriptions, see `mask2former.data.layouts.mixture`."""
 
 EVALUATORS = {INSTANCE: "coco", SEMANTIC: "sem_seg", PANOPTIC: "coco_panoptic_seg"}
 
@@ -94,6 +97,11 @@ class DataDescription:
                 )
 
     @property
+    def title(self) -> str:
+        """Of the layout, for people."""
+        return find_layout(self.layout, self.source).title
+
+    @property
     def model_classes(self) -> list[Category]:
         """The classes of the model in order, each with a `name`."""
         return model_classes(self.classes, self.categories, self.source)
@@ -130,8 +138,7 @@ class DataDescription:
         Args:
             summaries: of the splits, where they have been made already.
         """
-        title = find_layout(self.layout, self.source).title
-        return table(self, self.summarise() if summaries is None else summaries, title)
+        return table(self, self.summarise() if summaries is None else summaries, self.title)
 
     def metadata(self) -> dict[str, Any]:
         """What Detectron2's catalog of metadata holds of its data sets."""
@@ -202,18 +209,13 @@ class DataDescription:
             FileNotFoundError: no such file.
             DataError: no description, or one of something that does not exist; the message names the entry.
         """
-        source = os.fspath(path)
-        try:
-            content = parse_yaml(Path(path).read_text(encoding="utf-8"), source)
-        except UnicodeDecodeError as error:
-            raise DataError(f"{source}: no text in UTF-8: {error}") from error
-        return cls.from_dict(content, source)
+        return cls.from_dict(read_yaml(path), os.fspath(path))
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any], source: str) -> DataDescription:
         """Of plain values; a relative `root` is relative to the folder of `source`."""
         known = ("name", "layout", "task", "root", "splits", "seed", "classes", "categories", "class_weights", "notes")
-        _check_keys(content, known, ("layout", "task", "root", "splits", "categories"), source)
+        check_keys(content, known, ("layout", "task", "root", "splits", "categories"), source)
         root = os.path.abspath(os.path.join(os.path.dirname(source), os.path.expanduser(str(content["root"]))))
         categories = _records(content["categories"], source)
         classes = content.get("classes", [category["name"] for category in categories])
@@ -240,62 +242,22 @@ HEADER = """\
 """
 
 
-def with_common_classes(descriptions: Sequence[DataDescription]) -> list[DataDescription]:
-    """The same data with one list of classes, so that one model can be trained on all of them.
-
-    Classes of one name are one class. The list is that of the first, then what the others add; what a data set does not
-    have, it shows nowhere.
+def read_yaml(path: str | os.PathLike[str]) -> Any:
+    """What a YAML file of plain values holds.
 
     Raises:
-        DataError: they are for different tasks, or a class is a thing in one and stuff in another.
+        FileNotFoundError: no such file.
+        DataError: no YAML in UTF-8.
     """
-    tasks = {description.task for description in descriptions}
-    if len(tasks) > 1:
-        raise DataError(f"data for {' and '.join(sorted(tasks))} cannot be trained on together: give all the same task")
-    common = {item["name"]: item for description in descriptions for item in description.model_classes}
-    for description in descriptions:
-        for item in description.model_classes:
-            if bool(item.get("isthing", 1)) != bool(common[item["name"]].get("isthing", 1)):
-                raise DataError(
-                    f"{item['name']!r} is a thing in some of the data and stuff in others; rename it in one"
-                )
-    result = []
-    for description in descriptions:
-        known = {category["name"] for category in description.categories}
-        added = [item for name, item in common.items() if name not in description.classes]
-        number = 1 + max(category["id"] for category in description.categories)
-        extra = [
-            {**{key: item[key] for key in ("isthing", "color") if key in item}, "id": number + place,
-             "name": item["name"] if item["name"] not in known else f"{item['name']} of other data"}
-            for place, item in enumerate(added)
-        ]  # fmt: skip
-        foreign = {item["name"]: (category["name"],) for item, category in zip(added, extra, strict=True)}
-        classes = {name: description.classes.get(name) or foreign[name] for name in common}
-        result.append(replace(description, categories=(*description.categories, *extra), classes=classes))
-    return result
+    try:
+        return parse_yaml(Path(path).read_text(encoding="utf-8"), os.fspath(path))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{os.fspath(path)}: no text in UTF-8: {error}") from error
 
 
 def is_described(name: str) -> bool:
     """Whether a description stands behind a registered data set."""
     return name in DatasetCatalog.list() and isinstance(DatasetCatalog[name], _Registered)
-
-
-def register_descriptions(paths: Sequence[str | os.PathLike[str]], *, beside: str | os.PathLike[str] = "") -> None:
-    """Registers what data descriptions describe, as DATASETS.DESCRIPTIONS asks for; reads no data.
-
-    Args:
-        paths: of YAML files; a relative one is looked for in the working folder, then in `beside`.
-
-    Raises:
-        FileNotFoundError, DataError: there is no such file, or something is wrong with it.
-    """
-    for path in paths:
-        path = Path(path).expanduser()
-        places = [path, Path(beside) / path, Path(beside) / path.name]
-        found = next((place for place in places if place.is_file()), None)
-        if found is None:
-            raise FileNotFoundError(f"DATASETS.DESCRIPTIONS: there is no file {path} (looked from {Path.cwd()})")
-        DataDescription.from_yaml(found).register()
 
 
 def _without_defaults(split: Split) -> dict[str, Any]:
@@ -307,7 +269,8 @@ def _one_or_list(names: Sequence[str]) -> str | list[str]:
     return names[0] if len(names) == 1 else list(names)
 
 
-def _check_keys(content: Any, known: Sequence[str], needed: Sequence[str], source: str) -> None:
+def check_keys(content: Any, known: Sequence[str], needed: Sequence[str], source: str) -> None:
+    """Raises `DataError` for what is no mapping, has a key that is not `known`, or lacks one that is `needed`."""
     if not isinstance(content, Mapping):
         raise DataError(f"{source}: {str(content)[:50]!r} is no mapping of names to values")
     for key in content:
@@ -328,10 +291,10 @@ def _weights(content: Any, source: str) -> dict[str, float]:
 
 
 def _splits(content: Any, source: str) -> dict[str, Split]:
-    _check_keys(content, ("train", "val", "test"), (), f"{source}: splits")
+    check_keys(content, ("train", "val", "test"), (), f"{source}: splits")
     splits = {}
     for name, values in content.items():
-        _check_keys(values, tuple(Split.__dataclass_fields__), (), f"{source}: splits: {name}")
+        check_keys(values, tuple(Split.__dataclass_fields__), (), f"{source}: splits: {name}")
         portion = values.get("portion")
         if portion is not None:
             portion = (float(portion[0]), float(portion[1]))
@@ -347,7 +310,7 @@ def _records(content: Any, source: str) -> tuple[Category, ...]:
     if not isinstance(content, list) or not content:
         raise DataError(f"{source}: categories is no list of classes")
     for record in content:
-        _check_keys(record, keys, ("name",), f"{source}: categories")
+        check_keys(record, keys, ("name",), f"{source}: categories")
     names = [str(record["name"]) for record in content]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(f"{source}: categories: {first_few(twice)} is there twice")

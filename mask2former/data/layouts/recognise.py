@@ -9,7 +9,7 @@ from pathlib import Path
 from mask2former.d2.data import DatasetCatalog
 from mask2former.data.datasets.metadata import first_few
 from mask2former.data.images import DataError, check_size, read_size
-from mask2former.data.layouts.description import DataDescription, is_described
+from mask2former.data.layouts.description import SEVERAL, DataDescription, is_described
 from mask2former.data.layouts.layout import Found, Layout
 from mask2former.data.layouts.registry import LAYOUTS
 from mask2former.data.layouts.splits import SPLITS, TRAIN, settle
@@ -37,7 +37,9 @@ def describe(path: str | os.PathLike[str], task: str = AUTO, *, seed: int = 0, n
     path = Path(path).expanduser()
     if not path.exists():
         raise FileNotFoundError(f"there is no file or folder {path.absolute()}")
-    if path.suffix.lower() in (".yaml", ".yml") and _is_description(path):
+    if is_yaml_with(path, SEVERAL):
+        raise DataError(f"{path} holds several data sets: `describe_all` and --data take it")
+    if is_yaml_with(path, "layout"):
         description = DataDescription.from_yaml(path)
         if task not in (AUTO, description.task):
             raise DataError(f"{path} describes data for task {description.task}, not {task}: describe the data anew")
@@ -68,8 +70,11 @@ def _free_name(name: str) -> str:
     return next(n for n in (name, f"{name}_data", "own") if not {f"{n}_{split}" for split in SPLITS} & taken)
 
 
-def _is_description(path: Path) -> bool:
-    return re.search(r"^layout:", path.read_text(encoding="utf-8", errors="replace"), re.M) is not None
+def is_yaml_with(path: Path, entry: str) -> bool:
+    """Whether a path is that of a YAML file with an entry of some name at its top."""
+    if path.suffix.lower() not in (".yaml", ".yml") or not path.is_file():
+        return False
+    return re.search(rf"^{entry}:", path.read_text(encoding="utf-8", errors="replace"), re.M) is not None
 
 
 def _recognise(path: Path, task: str) -> tuple[Layout, Found]:

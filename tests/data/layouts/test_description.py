@@ -8,7 +8,7 @@ from mask2former.config import get_cfg
 from mask2former.d2.data import DatasetCatalog, MetadataCatalog
 from mask2former.data.images import DataError, id_to_rgb
 from mask2former.data.labels import read_labels, read_segments
-from mask2former.data.layouts import DataDescription, describe, register_descriptions, with_common_classes
+from mask2former.data.layouts import DataDescription, describe, register_descriptions
 from mask2former.data.layouts.splits import fraction, split_of
 from mask2former.data.loader import load_datasets
 from mask2former.data.mappers import build_mapper
@@ -53,7 +53,7 @@ def test_classes_are_left_out_merged_and_renamed(fields: Path, tmp_path: Path) -
     description = edited(fields, tmp_path / "d.yaml", classes={"plant": ["class_3", "class_1"], "soil": "class_0"})
     np.testing.assert_array_equal(read_labels(description.load("val")[0])[0], [1, 0, 255, 0])
     assert description.metadata()["stuff_classes"] == ["plant", "soil"]
-    assert "Left out classes: class_2" in description.table()
+    assert "left out classes: class_2" in description.table()
     assert "class_3 (3), class_1 (1)" in description.table()
     subset = edited(fields, tmp_path / "d.yaml", classes=["class_2"])
     np.testing.assert_array_equal(read_labels(subset.load("val")[0])[0], [255, 255, 0, 255])
@@ -172,19 +172,6 @@ def test_training_sees_the_classes_of_the_description(fields: Path, garden: Path
     assert example["instances"].gt_classes.tolist() == [0, 1]
     assert not example["instances"].gt_masks.tensor[:, 1:3, 1:3].any()  # where the bush was
     assert "void_segments" not in example
-
-
-def test_several_data_sets_with_one_list_of_classes(fields: Path, tmp_path: Path) -> None:
-    other = edited(fields, tmp_path / "d.yaml", name="other", classes={"soil": "class_0", "class_2": "class_2"})
-    first, second = with_common_classes([describe(fields), other])
-    assert list(first.classes) == ["class_0", "class_1", "class_2", "class_3", "soil"] == list(second.classes)
-    np.testing.assert_array_equal(read_labels(first.load("val")[0]), LABELS)
-    np.testing.assert_array_equal(read_labels(second.load("val")[0])[0], [4, 255, 2, 255])
-    first.register()
-    second.register()
-    assert len(load_datasets(["fields_train", "other_train"], filter_empty=False)) == 2
-    second.to_yaml(tmp_path / "second.yaml")
-    assert DataDescription.from_yaml(tmp_path / "second.yaml") == second
 
 
 # --- splits --------------------------------------------------------------------
