@@ -1,6 +1,7 @@
 """Writing files that appear whole or not at all."""
 
 import contextlib
+import itertools
 import os
 import re
 import socket
@@ -44,6 +45,12 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a text file."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def free_old_name(path: str | os.PathLike[str]) -> Path:
+    """The name under which a file is kept when another takes its place: `NAME.old`, then `NAME.old2`, `NAME.old3`, …"""
+    names = (f"{os.fspath(path)}.old{number}" for number in itertools.count(2))
+    return next(name for name in map(Path, itertools.chain([f"{os.fspath(path)}.old"], names)) if not name.exists())
 
 
 def remove_leftovers(folder: str | os.PathLike[str]) -> None:

@@ -16,7 +16,7 @@ from mask2former.checkpoint.errors import CheckpointError
 from mask2former.checkpoint.load import load_weights
 from mask2former.checkpoint.reader import read_checkpoint
 from mask2former.d2 import comm
-from mask2former.files import replacing, write_text
+from mask2former.files import free_old_name, replacing, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ class Checkpointer:
         pointer = self.folder / LAST
         if comm.is_main_process() and pointer.is_file():
             name = pointer.read_text(encoding="utf-8").strip()
-            os.replace(pointer, f"{pointer}.old")
+            os.replace(pointer, free_old_name(pointer))
             logger.warning(
                 "%s holds checkpoints of an earlier run, which this one may replace. To continue that run instead, "
                 "write %r into %s and start with --resume",

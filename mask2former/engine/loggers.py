@@ -16,7 +16,7 @@ from mask2former.d2.config import CfgNode
 from mask2former.d2.config_file import flat_settings
 from mask2former.d2.events import EventStorage
 from mask2former.engine.writers import EventWriter, JSONWriter, ScalarWriter, TensorBoardWriter
-from mask2former.files import write_text
+from mask2former.files import free_old_name, write_text
 from mask2former.similar import did_you_mean
 
 
@@ -79,7 +79,7 @@ class CSVWriter(ScalarWriter):
         path = Path(path)
         super().__init__()
         if path.exists() and start_iter == 0:
-            os.replace(path, f"{path}.old")
+            os.replace(path, free_old_name(path))
         kept = list(_rows_before(path, start_iter)) if path.exists() else []
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([self.HEADER, *kept])

@@ -26,7 +26,7 @@ from mask2former.engine.derive import Conditions, Recipe, Setting
 from mask2former.engine.model_choice import ModelChoice, choose_model
 from mask2former.engine.probe import Fit, Worst, largest_batch
 from mask2former.engine.setup import use_available_device
-from mask2former.files import write_bytes, write_text
+from mask2former.files import free_old_name, write_bytes, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ class Plan:
     def write(self) -> Path:
         """Write `data.yaml` and `config.yaml` into OUTPUT_DIR, and return the path of the latter.
 
-        An older file that differs is kept, as `data.yaml.old`.
+        An older file that differs is kept, as `data.yaml.old`, or `.old2` and so on.
         """
         folder = Path(self.cfg.OUTPUT_DIR)
         original = get_cfg()
@@ -254,12 +254,13 @@ def _fit(cfg: CfgNode, data: DataSummary, request: Request, *, probe: bool) -> F
 
 @contextmanager
 def _keeping_old(path: Path) -> Iterator[None]:
-    """Keep what a file says, as `.old`, if it says something else afterwards."""
+    """Keep what a file says, as `.old` and so on, if it says something else afterwards."""
     old = path.read_bytes() if path.is_file() else None
     yield
     if old is not None and path.read_bytes() != old:
-        write_bytes(path.with_name(f"{path.name}.old"), old)
-        logger.warning("%s has changed; what it said is in %s.old", path, path.name)
+        kept = free_old_name(path)
+        write_bytes(kept, old)
+        logger.warning("%s has changed; what it said is in %s", path, kept.name)
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:

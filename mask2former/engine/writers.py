@@ -15,7 +15,7 @@ import torch
 
 from mask2former.d2.events import EventStorage
 from mask2former.engine.memory import peak_resident_memory
-from mask2former.files import write_text
+from mask2former.files import free_old_name, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -87,8 +87,8 @@ class JSONWriter(ScalarWriter):
 
     What comes later for the iteration of the last line, such as results of an evaluation, joins it. A resumed run
     (`start_iter` > 0) continues the file: what the interrupted run wrote after the checkpoint is dropped, so that
-    nothing appears twice. A new run keeps the file of an earlier one under the added ending `.old`. Values that are not
-    finite become null.
+    nothing appears twice. A new run keeps the file of an earlier one as `.old`, `.old2` and so on.
+    Values that are not finite become null.
     """
 
     def __init__(self, path: str | Path, *, start_iter: int = 0) -> None:
@@ -100,7 +100,7 @@ class JSONWriter(ScalarWriter):
             if start_iter > 0:
                 self._keep_lines_before(start_iter)
             else:
-                os.replace(self._path, f"{self._path}.old")
+                os.replace(self._path, free_old_name(self._path))
         self._file = self._path.open("a", encoding="utf-8")
 
     def _keep_lines_before(self, iteration: int) -> None:

@@ -117,6 +117,10 @@ def test_what_a_user_changed_is_kept(folder: Path, tmp_path: Path) -> None:
     path.write_text("mine", encoding="utf-8")
     made(folder, tmp_path).write()
     assert path.with_name("config.yaml.old").read_text(encoding="utf-8") == "mine"
+    path.write_text("mine again", encoding="utf-8")
+    made(folder, tmp_path).write()
+    assert path.with_name("config.yaml.old").read_text(encoding="utf-8") == "mine"
+    assert path.with_name("config.yaml.old2").read_text(encoding="utf-8") == "mine again"
 
 
 def test_batch_is_measured_on_the_largest_crop_and_the_fullest_image(

@@ -49,6 +49,10 @@ def test_new_run_keeps_the_file_of_an_earlier_one(tmp_path):
     run([JSONWriter(path)], 0, 2)
     assert [line["iteration"] for line in read(path)] == [1]
     assert [line["iteration"] for line in read(tmp_path / "metrics.json.old")] == [1, 3, 5]
+    for end in (4, 8):
+        run([JSONWriter(path)], 0, end)
+    kept = {file.name: read(file)[-1]["iteration"] for file in tmp_path.iterdir()}
+    assert kept == {"metrics.json": 7, "metrics.json.old": 5, "metrics.json.old2": 1, "metrics.json.old3": 3}
 
 
 def test_json_has_null_for_what_is_not_finite(tmp_path):
