@@ -34,6 +34,8 @@ EXAMPLES = 5
 BACKBONE = "backbone."
 AVERAGE = "ema_state"
 """What a checkpoint has beside "model" if the average of the weights was kept; named as in D2Go."""
+THRESHOLDS, THRESHOLDS_OF_AVERAGE = "score_thresholds", "ema_score_thresholds"
+"""Where a checkpoint has the scores from which predictions count: those that its weights make, and their average."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,7 @@ def load_weights(
         skipped=tuple(name for name in weights if name not in own and not name.endswith(UNTOLD)),
         categories=tuple(trained_on),
         class_rows=rows,
-        score_thresholds=dict(content.get("score_thresholds", {})),
+        score_thresholds=dict(content.get(THRESHOLDS_OF_AVERAGE if averaged else THRESHOLDS, {})),
     )
     if strict and not report.complete:
         raise CheckpointError(f"{path} does not fit the model exactly:\n{report.table()}")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mask2former.checkpoint.load import THRESHOLDS, THRESHOLDS_OF_AVERAGE
 from mask2former.d2 import comm
 from mask2former.engine.resume import hook_states, load_hook_states
 from mask2former.engine.writers import EventWriter, LogWriter, duration, load_scalars, scalars_state
@@ -190,8 +191,14 @@ class FinalReport(Hook):
         self._evaluated = iteration
         if comm.is_main_process():
             cfg = self.trainer.cfg
-            scores = score_thresholds(Path(cfg.OUTPUT_DIR, "inference"), cfg.DATASETS.TEST)
-            self.trainer.checkpointer.notes = (iteration, {"score_thresholds": scores} if scores else {})
+            folders = {THRESHOLDS: "inference"}
+            if self.trainer.ema is not None:
+                folders[THRESHOLDS_OF_AVERAGE] = "inference_EMA"
+            scores = {
+                key: score_thresholds(Path(cfg.OUTPUT_DIR, folder), cfg.DATASETS.TEST)
+                for key, folder in folders.items()
+            }
+            self.trainer.checkpointer.notes = (iteration, {key: found for key, found in scores.items() if found})
 
     def after_train(self) -> None:
         """Write, unless training has failed or was stopped."""

@@ -33,6 +33,7 @@ class Scored(TinyTrainer):
     def evaluate(self) -> dict[str, Any]:
         found = details("shapes_val", {"circle": 0.001 * (self.iter + 1), "star": None})
         found.write(Path(self.cfg.OUTPUT_DIR, "inference", "shapes_val"))
+        details("shapes_val", {"circle": 0.5}).write(Path(self.cfg.OUTPUT_DIR, "inference_EMA", "shapes_val"))
         return {"segm": {"AP": float(self.evaluated.pop(0))}}
 
 
@@ -60,6 +61,15 @@ def test_checkpoints_hold_the_thresholds_of_their_own_evaluation(tmp_path: Path)
     page = (tmp_path / "report.html").read_text()
     assert "6 iterations" in page
     assert "shapes_val" in page
+
+
+def test_weights_and_their_average_have_thresholds_of_their_own(tmp_path: Path) -> None:
+    train(tmp_path, aps=[1, 2, 3], MODEL_EMA__ENABLED=True)
+    content = read_checkpoint(tmp_path / "model_final.pth")
+    assert content["score_thresholds"] == {"shapes_val": {"circle": 0.006}}
+    assert content["ema_score_thresholds"] == {"shapes_val": {"circle": 0.5}}
+    train(tmp_path, aps=[1, 2, 3])  # what an earlier run has left does not count
+    assert "ema_score_thresholds" not in read_checkpoint(tmp_path / "model_final.pth")
 
 
 def test_after_an_early_end(tmp_path: Path) -> None:
@@ -110,13 +120,15 @@ def test_notes_change_nothing_else(tmp_path: Path) -> None:
     assert after == before
 
 
-def predictor(folder: Path, known: Any, **options: Any) -> Predictor:
+def predictor(folder: Path, known: Any, *, averaged: bool = False, **options: Any) -> Predictor:
     cfg = brightness_config()
+    cfg.MODEL_EMA.USE_EMA_WEIGHTS_FOR_EVAL_ONLY = averaged
     cfg.MODEL.MASK_FORMER.TEST.INSTANCE_ON = True
     content: dict[str, Any] = {"model": {"threshold": torch.tensor(100.0)}}
     content["categories"] = [{"name": "bright", "isthing": 1}, {"name": "dark", "isthing": 1}]
     if known is not None:
-        content["score_thresholds"] = known
+        content |= {"ema_state": content["model"], "score_thresholds": {"a": {"bright": 0.8}}}
+        content["ema_score_thresholds" if averaged else "score_thresholds"] = known
     torch.save(content, folder / "model.pth")
     cfg.MODEL.WEIGHTS = str(folder / "model.pth")
     return Predictor(cfg, **options)
@@ -135,12 +147,17 @@ IMAGE = np.full((32, 32, 3), 200, dtype=np.uint8)
         ({"a": {"bright": 0.4}}, {"score_threshold": 0.8}, 0.9),
         ({"a": {"bright": 0.4}}, {"score_threshold": 0.0}, 0.1),
         ({"a": {"bright": float(torch.tensor(0.7))}}, {}, 0.7),
+        ({"a": {"bright": 0.4}}, {"averaged": True}, 0.5),
+        ({}, {"averaged": True}, 0.1),
     ],
 )
 def test_predictions_reach_the_threshold_of_the_checkpoint(
     tmp_path: Path, known: Any, options: dict[str, Any], least: float
 ) -> None:
-    """Those of the first data set that has some; a class without one needs 0.5; what the caller says goes first."""
+    """Those of the first data set that has some; a class without one needs 0.5; what the caller says goes first.
+
+    Those of the weights say nothing of what their average predicts.
+    """
     found = predictor(tmp_path, known, **options)(IMAGE)["instances"]
     expected = sorted((score for score in SCORES if score >= least), reverse=True)
     assert found.scores.tolist() == pytest.approx(expected)
