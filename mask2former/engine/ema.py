@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from mask2former.checkpoint.load import AVERAGE
 from mask2former.d2.config import CfgNode
+from mask2former.engine.sharding import divided_like, local, whole
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,8 @@ class ModelEMA:
             raise ValueError(f"MODEL_EMA.DECAY is {decay}; it must be at least 0 and less than 1")
         self._model = model
         self._decay = decay
-        self._live = {name: value.detach() for name, value in model.state_dict().items()}
+        parameters = dict(model.named_parameters(remove_duplicate=False))  # divided ones are whole in state_dict
+        self._live = {name: parameters.get(name, value).detach() for name, value in model.state_dict().items()}
         self._average = {name: value.clone() for name, value in self._live.items()}
         self._averaged = [name for name, value in self._live.items() if value.is_floating_point()]
         self._copied = [name for name in self._live if name not in set(self._averaged)]
@@ -65,7 +67,7 @@ class ModelEMA:
     @torch.no_grad()
     def update(self) -> None:
         """Take the weights of now into the average: `average = decay * average + (1 - decay) * weights`."""
-        average, live = ([values[name] for name in self._averaged] for values in (self._average, self._live))
+        average, live = ([local(values[name]) for name in self._averaged] for values in (self._average, self._live))
         torch._foreach_lerp_(average, live, 1 - self._decay)
         for name in self._copied:
             self._average[name].copy_(self._live[name])
@@ -75,15 +77,18 @@ class ModelEMA:
         for name, value in self._average.items():
             value.copy_(self._live[name])
 
-    def averaged_model(self) -> nn.Module:
-        """A copy of the model with the average in place of its weights."""
-        model = copy.deepcopy(self._model)
-        model.load_state_dict(self._average)
+    def averaged_model(self, fresh: nn.Module | None = None) -> nn.Module:
+        """A copy of the model, or a `fresh` one of the same config, with the average in place of its weights.
+
+        A model that is divided among processes needs a fresh one, and all of them call this together.
+        """
+        model = copy.deepcopy(self._model) if fresh is None else fresh.train(self._model.training)
+        model.load_state_dict(self.state_dict())
         return model
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The average by the names of the model's weights."""
-        return dict(self._average)
+        """The average by the names of the model's weights, whole; all processes ask together."""
+        return {name: whole(value) for name, value in self._average.items()}
 
     def resume(self, checkpoint: Mapping[str, Any]) -> None:
         """Continue the average of a checkpoint; begin with its weights if it has none, as when the average was off."""
@@ -91,4 +96,4 @@ class ModelEMA:
             logger.warning("The checkpoint has no average of weights: it begins with the weights of now")
         kept = checkpoint.get(AVERAGE, self._live)
         for name, value in self._average.items():
-            value.copy_(kept[name])
+            value.copy_(divided_like(value, kept[name]))

@@ -18,14 +18,12 @@ def is_asked_for(cfg: CfgNode) -> bool:
     """Tell whether `MODEL.FSDP` has an effect: with several processes.
 
     Raises:
-        ValueError: it does not go with the type of autocast, with MODEL_EMA, or with this PyTorch on a CPU.
+        ValueError: it does not go with the type of autocast, or with this PyTorch on a CPU.
     """
     if not cfg.MODEL.FSDP or comm.get_world_size() == 1:
         return False
     if cfg.MODEL.DEVICE == "cpu" and not hasattr(torch.cpu.Stream, "record_event"):
         raise ValueError(f"MODEL.FSDP needs a newer PyTorch than {torch.__version__} on a CPU: set it to False")
-    if cfg.MODEL_EMA.ENABLED:
-        raise ValueError("MODEL.FSDP does not go with an average of the weights: set MODEL_EMA.ENABLED False")
     amp = cfg.SOLVER.AMP
     if amp.ENABLED and amp.DTYPE == "float16" and cfg.MODEL.DEVICE.startswith("cuda"):
         raise ValueError("MODEL.FSDP does not go with float16's loss scaling: set SOLVER.AMP.DTYPE bfloat16")
@@ -90,7 +88,7 @@ def _blocks(module: nn.Module) -> Iterator[nn.Module]:
 def _divide_loaded(module: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
     for name, parameter in module.named_parameters(recurse=False):
         if prefix + name in state:
-            state[prefix + name] = _divided_like(parameter, state[prefix + name])
+            state[prefix + name] = divided_like(parameter, state[prefix + name])
 
 
 def _gather_saved(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
@@ -102,7 +100,7 @@ def _gather_saved(module: nn.Module, state: dict[str, Any], prefix: str, metadat
 def _divide_optimizer_state(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     divided = {
-        index: {key: _divided_like(parameters[index], value) for key, value in entries.items()}
+        index: {key: divided_like(parameters[index], value) for key, value in entries.items()}
         for index, entries in state["state"].items()
     }
     return {**state, "state": divided}
@@ -113,8 +111,8 @@ def is_divided(value: Any) -> bool:
     return hasattr(value, "full_tensor")  # as PyTorch's DTensor has alone, which takes a while to import
 
 
-def _divided_like(parameter: Any, value: Any) -> Any:
-    """This process's part of a whole tensor that every process has."""
+def divided_like(parameter: Any, value: Any) -> Any:
+    """This process's part of a whole tensor that every process has; as it is if `parameter` is not divided."""
     from torch.distributed.tensor import distribute_tensor
 
     if not is_divided(parameter) or not isinstance(value, Tensor) or value.shape != parameter.shape:

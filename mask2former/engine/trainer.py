@@ -385,10 +385,10 @@ class Trainer(Builders):
 
     def evaluate(self) -> dict[str, Any]:
         """`test` on the model as it is, and `test_ema` on its average if there is one; kept in `results`."""
-        model = self.raw_model
-        if sharding.is_sharded(model):
-            model = sharding.whole_copy(model, self.build_model(self.cfg))
+        is_sharded = sharding.is_sharded(self.raw_model)
+        fresh = self.build_model(self.cfg) if is_sharded else None
+        model = self.raw_model if fresh is None else sharding.whole_copy(self.raw_model, fresh)
         self.results = self.test(self.cfg, model)
         if self.ema is not None:
-            self.results = self.results | self.test_ema(self.cfg, self.ema.averaged_model())
+            self.results = self.results | self.test_ema(self.cfg, self.ema.averaged_model(fresh))
         return self.results

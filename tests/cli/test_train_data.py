@@ -79,9 +79,7 @@ def test_a_dry_run_writes_what_the_same_command_takes(tmp_path: Path) -> None:
     assert not (tmp_path / "run/data.yaml.old").exists()
 
 
-def test_several_data_sets(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_several_data_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("maps", "more"):
         make_label_maps(tmp_path / name)

@@ -18,16 +18,19 @@ from tests.helpers.training import TinyModel, TinyTrainer, tiny_cfg
 
 
 class _Uneven(DatasetEvaluator):
-    """The number of images of all processes, and the sum of the weights."""
+    """The number of images of all processes, and the sum of their losses."""
 
     def reset(self) -> None:
         self.images = 0
+        self.loss = 0.0
 
     def process(self, inputs: Any, outputs: Any) -> None:
         self.images += len(inputs)
+        self.loss += float(outputs["loss_ce"])
 
     def evaluate(self) -> dict[str, Any]:
-        return {"all": {"images": sum(comm.all_gather(self.images))}}
+        found = comm.all_gather((self.images, self.loss))
+        return {"all": {"images": sum(images for images, _ in found), "loss": sum(loss for _, loss in found)}}
 
 
 class _DividedTrainer(TinyTrainer):
@@ -53,6 +56,7 @@ def divided(out: Path, is_divided: bool, stop: int, clip: str) -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", force=True)
     cfg = tiny_cfg(out, CHECKPOINT_PERIOD=0)
     cfg.MODEL.FSDP = is_divided
+    cfg.MODEL_EMA.ENABLED, cfg.MODEL_EMA.DECAY = True, 0.75
     cfg.DATASETS.TEST = ("uneven",)
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = clip
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 0.1
