@@ -21,6 +21,7 @@ from mask2former.ops.cpu import empty
 
 from .mask_rows import OutputMasks, Size
 from .masks import PackedMasks, boxes_around, pack_planes
+from .run_lengths import RunLengthMasks, RunLengths
 
 
 class Segment(TypedDict):
@@ -252,8 +253,9 @@ class InstanceTask:
         topk: int,
         thing_ids: Collection[int] | None = None,
         packed: bool = False,
+        run_lengths: bool = False,
     ) -> None:
-        """`packed`: `pred_masks` of the result are `PackedMasks`."""
+        """`packed`: `pred_masks` of the result are `PackedMasks`; `run_lengths`: they are `RunLengthMasks`."""
         device, num_classes = class_logits.device, class_logits.shape[1] - 1
         probabilities = class_logits.softmax(dim=-1)[:, :-1].flatten()
         scores, pairs = probabilities.topk(min(topk, len(probabilities)))
@@ -265,15 +267,19 @@ class InstanceTask:
         self.queries, self._query = (pairs // num_classes).unique(return_inverse=True)
         self._size, self._packed = size, packed
         count, (height, width) = len(self.queries), size
+        self._runs = RunLengths(count, size) if run_lengths else None
         # Masks or, if packed, planes of eight.
         shape, dtype = ((-(-count // 8), *size), torch.uint8) if packed else ((count, *size), torch.bool)
-        self._masks = empty(shape, dtype, device)
+        self._masks = empty((0,) if run_lengths else shape, dtype, device)
         self._areas = torch.zeros(count, height, dtype=torch.int64, device=device)
         self._sums = scores.new_zeros(count, height)
         self._columns = torch.zeros(count, width, dtype=torch.bool, device=device)
 
     def add(self, rows: slice, logits: Tensor, probabilities: Tensor) -> None:
-        if self._packed:
+        if self._runs is not None:
+            inside = logits > 0
+            self._runs.add(inside)
+        elif self._packed:
             inside = logits > 0
             self._masks[:, rows] = pack_planes(inside)
         else:
@@ -287,8 +293,10 @@ class InstanceTask:
         mask_scores = self._sums.sum(dim=1) / (self._areas.sum(dim=1) + 1e-6)
         scores, order = (self._scores * mask_scores[self._query]).sort(descending=True, stable=True)
         query = self._query[order]
-        masks: Tensor | PackedMasks
-        if self._packed:
+        masks: Tensor | PackedMasks | RunLengthMasks
+        if self._runs is not None:
+            masks = RunLengthMasks(self._runs.result(), self._size)[query]
+        elif self._packed:
             masks = PackedMasks(self._masks, query)
         else:
             masks = empty((len(query), *self._size), torch.bool, query.device)

@@ -10,6 +10,7 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ import torch
 from mask2former.modeling.inference import InstanceTask, PanopticTask, SemanticTask, Task, run_tasks
 from mask2former.modeling.mask_rows import OutputMasks
 
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 QUERIES, CLASSES, THINGS = 100, 133, range(80)
 
 
@@ -52,9 +54,17 @@ def tasks(name: str, classes: torch.Tensor, size: tuple[int, int]) -> list[Task]
 
 def memory(field: str) -> float:
     """MiB of this process: VmRSS now, or VmHWM, the most it had."""
-    found = re.search(rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    found = re.search(rf"^{field}:\s+(\d+) kB", STATUS.read_text(), re.MULTILINE)
     assert found is not None
     return int(found[1]) / 1024
+
+
+def peak(function: Callable[[], object]) -> float:
+    """MiB that a call takes above what the process has, at most."""
+    before = memory("VmRSS")
+    CLEAR.write_text("5")  # forget the peak
+    function()
+    return memory("VmHWM") - before
 
 
 def peaks(height: int, width: int, max_memory_mb: int) -> dict[str, float]:
@@ -63,7 +73,7 @@ def peaks(height: int, width: int, max_memory_mb: int) -> dict[str, float]:
     before = memory("VmRSS")
     result = {}
     for name in ("semantic", "panoptic", "instance", "all"):
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak
+        CLEAR.write_text("5")
         chosen = tasks(name, classes, masks.size)
         outputs = run_tasks(chosen, masks, max_bytes=max_memory_mb * 2**20)
         result[name] = round(memory("VmHWM") - before, 1)
