@@ -62,19 +62,21 @@ class Limits(NamedTuple):
     """What a step can take.
 
     Attributes:
-        crop: side of square crops; images are scaled to twice as much at most.
+        crop: side of square crops.
+        enlarged: longest side that images of the test are scaled to.
         pixels: of crops of label maps.
         short: short side that images with label maps are scaled to, before it varies.
     """
 
     crop: int
+    enlarged: int
     pixels: int
     short: int
 
 
-ON_GPU = Limits(1024, 512 * 1024, 1024)
-ON_CPU = Limits(512, 384 * 512, 512)
-ON_CPU_FROM_SCRATCH = Limits(128, 128 * 192, 192)
+ON_GPU = Limits(1024, 2048, 512 * 1024, 1024)
+ON_CPU = Limits(512, 1024, 384 * 512, 512)
+ON_CPU_FROM_SCRATCH = Limits(192, 192, 128 * 192, 192)  # queries learn where objects are: from views as in the test
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,17 +157,19 @@ def size_settings(cfg: CfgNode, data: DataSummary, conditions: Conditions) -> It
 
 def _jitter_sizes(cfg: CfgNode, data: DataSummary, conditions: Conditions) -> Iterable[Setting]:
     """Large-scale jitter: the longest side of images is scaled to a range of multiples of the crop."""
-    natural, small, limit = max(data.median), data.relative[0], conditions.limits.crop
+    natural, small, limits = max(data.median), data.relative[0], conditions.limits
     side, why = natural, f"the median image is {_size(data.median)}"
     if small and small * natural < SMALL:
         side = min(2 * natural, _multiple(SMALL / small))
         why += f", a tenth of the objects is below {max(1, round(small * natural))} pixels wide"
-    side = min(side, 2 * limit)
-    crop = min(_multiple(side), limit)
+    side = min(side, limits.enlarged)
+    crop = min(_multiple(side), limits.crop)
     if crop < _multiple(side):
         why += f"; crops of {crop} of it at {side} on a {conditions.place}"
     elif side > natural:
         why += f": enlarged {side / natural:.1f} times"
+    elif side < natural:
+        why += f"; at most {side} on a {conditions.place}"
     yield Setting("INPUT.IMAGE_SIZE", crop, why)
     crop = cfg.INPUT.IMAGE_SIZE
     low, high = (0.1, 2.0) if data.relative[2] > 8 * small else (0.5, 1.5)

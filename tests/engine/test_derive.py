@@ -134,9 +134,11 @@ def test_given_crop_sets_the_scales() -> None:
     assert (found["MIN_SCALE"], found["MAX_SCALE"], found["MAX_SIZE_TEST"]) == (1.0, 3.0, 608)
 
 
-@pytest.mark.parametrize(("pretrained", "crop"), [(True, 512), (False, 128)])
-def test_a_cpu_has_smaller_crops(pretrained: bool, crop: int) -> None:
-    assert run(summary(), [derive.size_settings], on_gpu=False, pretrained=pretrained)["IMAGE_SIZE"] == crop
+@pytest.mark.parametrize(("pretrained", "crop", "test"), [(True, 512, 608), (False, 192, 192)])
+def test_a_cpu_has_smaller_crops(pretrained: bool, crop: int, test: int) -> None:
+    found = run(summary(), [derive.size_settings], on_gpu=False, pretrained=pretrained)
+    assert (found["IMAGE_SIZE"], found["MAX_SIZE_TEST"]) == (crop, test)
+    assert found["MIN_SCALE"] == pytest.approx(0.5 * min(test, 600) / crop, abs=1e-3)
 
 
 def test_semantic_sizes() -> None:
