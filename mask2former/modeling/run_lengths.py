@@ -130,9 +130,9 @@ class RunLengthMasks(BitMasks):
 
     @staticmethod
     def encode(
-        masks: Tensor | PackedMasks, *, corner: tuple[int, int] = (0, 0), image: Size | None = None
+        masks: Tensor | PackedMasks | RunLengthMasks, *, corner: tuple[int, int] = (0, 0), image: Size | None = None
     ) -> RunLengthMasks:
-        """Encode masks (N, h, w), bool, which may be a part of an image: see `RunLengths`."""
+        """Encode masks (N, h, w), if a tensor bool, which may be a part of an image: see `RunLengths`."""
         count, height, width = masks.shape
         rles: list[RLE] = []
         step = max(1, working_memory(masks.device) // (8 * height * width))
