@@ -16,9 +16,9 @@ from mask2former.d2.config_file import merge_config_file
 from mask2former.d2.modeling import build_model
 from mask2former.data.mappers import DATASET_MAPPER_REGISTRY, build_mapper
 from mask2former.engine.optimizer import build_optimizer
-from mask2former.engine.predictor import Predictor
 from mask2former.engine.schedules import build_lr_scheduler
 from mask2former.engine.setup import default_argument_parser
+from mask2former.predict.predictor import Predictor
 from tests.helpers.models import small_cfg
 from tests.helpers.shapes import registered_shapes, shapes_cfg
 from tests.helpers.training import restored_logging

@@ -86,8 +86,8 @@ def predict(args: argparse.Namespace, cfg: "CfgNode", *, pictures: bool, results
     import logging
     from pathlib import Path
 
-    from mask2former.engine.predictor import Predictor
     from mask2former.predict.files import find_images
+    from mask2former.predict.predictor import Predictor
     from mask2former.predict.run import predict_files
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")

@@ -39,16 +39,19 @@ def read_image(path: str | os.PathLike[str], format: str = "RGB") -> np.ndarray:
     """
     if format not in ("RGB", "BGR"):
         raise ValueError(f"INPUT.FORMAT must be RGB or BGR, not {format!r}")
-    image = _decode(path)
+    array = upright_rgb(_decode(path), path)
+    return array if format == "RGB" else array[:, :, ::-1]
+
+
+def upright_rgb(image: Image.Image, name: object) -> np.ndarray:
+    """An image of Pillow's as `read_image` gives it, (H, W, 3) uint8 RGB; `name` is what errors call it."""
     try:
         image = ImageOps.exif_transpose(image)
     except Exception as error:  # damaged EXIF data can raise anything
-        raise UnreadableImageError(f"{path}: its EXIF data cannot be read: {error}") from error
+        raise UnreadableImageError(f"{name}: its EXIF data cannot be read: {error}") from error
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        array = _scale_grey(np.asarray(image), path)
-    else:
-        array = np.asarray(image.convert("RGB"))
-    return array if format == "RGB" else array[:, :, ::-1]
+        return _scale_grey(np.asarray(image), name)
+    return np.asarray(image.convert("RGB"))
 
 
 def read_size(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -172,7 +175,7 @@ def id_to_rgb(ids: np.ndarray) -> np.ndarray:
     return np.stack([ids & 255, (ids >> 8) & 255, (ids >> 16) & 255], axis=-1).astype(np.uint8)
 
 
-def _scale_grey(grey: np.ndarray, path: str | os.PathLike[str]) -> np.ndarray:
+def _scale_grey(grey: np.ndarray, path: object) -> np.ndarray:
     """(H, W) integers of 16 bits, which some versions of Pillow give as int32, to (H, W, 3) uint8."""
     if grey.dtype.kind == "f" or grey.min(initial=0) < 0 or grey.max(initial=0) > 65535:
         raise DataError(f"{path}: pixels of more than 16 bits; convert the image to 8 or 16 bits a channel")

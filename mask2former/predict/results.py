@@ -14,6 +14,7 @@ from mask2former.data.rle import encode_mask, to_json
 from mask2former.evaluation.output import encode_png, iterate_masks, write_json
 from mask2former.evaluation.semantic import label_map
 from mask2former.files import write_bytes
+from mask2former.predict.result import Result
 
 OUTPUT_KEYS = {"panoptic": "panoptic_seg", "instance": "instances", "semantic": "sem_seg"}
 
@@ -46,7 +47,7 @@ class ResultFiles:
             for index, (id_, name, color) in enumerate(zip(self._ids, names, colors, strict=True))
         ]
 
-    def add(self, file_name: str, name: str, output: dict[str, Any]) -> None:
+    def add(self, file_name: str, name: str, output: Result) -> None:
         """Take up the output for an image, and write its PNG if the task has one.
 
         Args:

@@ -8,11 +8,12 @@ from tqdm import tqdm
 
 from mask2former.checkpoint.description import SWITCHES, task_of
 from mask2former.d2.config import CfgNode
-from mask2former.data.images import DataError, read_image
-from mask2former.engine.predictor import Predictor
+from mask2former.data.images import DataError
 from mask2former.evaluation.output import encode_png
 from mask2former.files import write_bytes
-from mask2former.predict.files import output_paths
+from mask2former.predict.files import ImageFile, output_names
+from mask2former.predict.inputs import read_file
+from mask2former.predict.predictor import Predictor
 from mask2former.predict.results import ResultFiles
 
 
@@ -36,8 +37,8 @@ def with_one_output(cfg: CfgNode, task: str = "auto", threshold: float | None = 
 
 
 def predict_files(
-    predictor: Predictor, images: Sequence[Path], folder: Path, *, pictures: bool = True, results: bool = True
-) -> list[Path]:
+    predictor: Predictor, images: Sequence[ImageFile], folder: Path, *, pictures: bool = True, results: bool = True
+) -> list[ImageFile]:
     """Write pictures, and predictions in COCO's formats, of the one output that a model makes; with a progress bar.
 
     Args:
@@ -50,20 +51,20 @@ def predict_files(
         The images that could not be read; each was reported on standard error.
     """
     files = ResultFiles(folder, task_of(predictor.cfg), predictor.metadata)
-    skipped: list[Path] = []
+    skipped: list[ImageFile] = []
     try:
-        for path, target in tqdm(list(zip(images, output_paths(images, folder), strict=True)), unit="image"):
+        for file, name in tqdm(list(zip(images, output_names(images), strict=True)), unit="image"):
             try:
-                image = read_image(path)
+                picture = read_file(file)
             except (DataError, OSError) as error:
                 tqdm.write(f"skipped: {error}", file=sys.stderr)
-                skipped.append(path)
+                skipped.append(file)
                 continue
-            output = predictor(image)
+            output = predictor(picture.pixels)
             if pictures:
-                write_bytes(target, encode_png(predictor.draw(image, output)))
+                write_bytes(folder / f"{name}.png", encode_png(output.draw()))
             if results:
-                files.add(path.as_posix(), target.stem, output)
+                files.add(picture.name, name, output)
     finally:
         if results:
             files.write()

@@ -16,6 +16,7 @@ from mask2former.checkpoint.description import describe
 from mask2former.cli.commands import main
 from mask2former.d2.modeling import build_model
 from mask2former.data.images import rgb_to_id
+from mask2former.predict.inputs import Picture
 from tests.helpers.brightness_model import brightness_config
 from tests.helpers.models import small_cfg
 
@@ -112,12 +113,12 @@ def test_an_interrupted_run_keeps_what_was_done(folder: Path, monkeypatch: pytes
     shutil.copy(folder / "images" / "a.png", folder / "images" / "b.png")
     from mask2former.predict import run as runs
 
-    def read_image(path: Path) -> np.ndarray:
+    def read_file(path: Path) -> Picture:
         if path.name == "b.png":
             raise KeyboardInterrupt
-        return np.zeros((40, 60, 3), np.uint8)
+        return Picture(np.zeros((40, 60, 3), np.uint8), path.as_posix())
 
-    monkeypatch.setattr(runs, "read_image", read_image)
+    monkeypatch.setattr(runs, "read_file", read_file)
     output = run(folder, status=130)
     assert [image["file_name"] for image in read(output / "semantic.json")["images"]] == [
         (folder / "images" / "a.png").as_posix()

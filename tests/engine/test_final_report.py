@@ -10,9 +10,9 @@ import torch
 from mask2former.checkpoint import Checkpointer, read_checkpoint
 from mask2former.d2.structures import Instances
 from mask2former.engine.hooks import FinalReport
-from mask2former.engine.predictor import Predictor, select_instances
 from mask2former.evaluation.curves import OperatingPoint
 from mask2former.evaluation.details import Details
+from mask2former.predict.predictor import Predictor, select_instances
 from tests.helpers.brightness_model import SCORES, brightness_config
 from tests.helpers.training import TinyTrainer, tiny_cfg
 

@@ -67,9 +67,9 @@ def train_and_predict(folder: Path, workers: int) -> None:
     """Two steps, then the image of a file with what they have saved."""
     from mask2former.data.datasets import register_coco_panoptic
     from mask2former.data.datasets.shapes import CATEGORIES
-    from mask2former.engine.predictor import Predictor
     from mask2former.engine.setup import setup_logging
     from mask2former.engine.trainer import Trainer
+    from mask2former.predict.predictor import Predictor
     from tests.helpers.models import small_cfg
 
     register_coco_panoptic(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mask2former.predict.files import find_images, output_paths
+from mask2former.predict.files import find_images, output_names
 from tests.helpers.brightness_model import brightness_config
 from tools.demo import build_parser, configure, main
 
@@ -86,9 +86,4 @@ def test_inputs(folder: Path) -> None:
     images = folder / "images"
     found = find_images([str(images), str(images / "**" / "a.png"), str(images / "a.png"), "gone.png"])
     assert found == [images / "B.JPG", images / "a.png", images / "deeper" / "a.png", Path("gone.png")]
-    assert output_paths(found, Path("o")) == [
-        Path("o/B.png"),
-        Path("o/a.png"),
-        Path("o/a_2.png"),
-        Path("o/gone.png"),
-    ]
+    assert output_names(found) == ["B", "a", "a_2", "gone"]

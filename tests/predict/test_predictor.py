@@ -11,8 +11,8 @@ from mask2former.checkpoint import CheckpointError
 from mask2former.d2.config import CfgNode
 from mask2former.d2.data import MetadataCatalog
 from mask2former.d2.modeling import build_model
-from mask2former.engine.predictor import Predictor
 from mask2former.engine.setup import load_cfg
+from mask2former.predict.predictor import Predictor
 from tests.helpers.brightness_model import brightness_config
 from tests.helpers.models import small_cfg
 
