@@ -10,21 +10,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_TEMPORARY = re.compile(r"\..+\.(?P<host>[^.]+)-(?P<process>\d+)\.tmp")
+_TEMPORARY = re.compile(r"\..+\.(?P<host>[^.]+)-(?P<process>\d+)\.tmp(\.\w+)?")
 _HOST = re.sub(r"[^\w-]", "_", socket.gethostname())
 _DAY = 24 * 3600
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator[Path]:
+def replacing(path: str | os.PathLike[str], *, sync: bool = True, suffix: str = "") -> Iterator[Path]:
     """Give a temporary file in the folder of `path`, and move it to `path` unless an error is raised meanwhile.
 
-    The folder is made if it is missing. With `sync` the new file is on the disk before the old one goes, so that
+    The folder is made if it is missing. The temporary file's name ends in `suffix`, such as `.mp4`, for a library that
+    chooses the format by it. With `sync` the new file is on the disk before the old one goes, so that
     one of them also survives a loss of power.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}.tmp{suffix}")
     try:
         yield temporary
         if sync:
@@ -58,7 +59,7 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> None:
 
     Of processes on other machines nothing is known: their files go a day after the last write.
     """
-    for file in Path(folder).rglob(".*.tmp"):
+    for file in Path(folder).rglob(".*.tmp*"):
         match = _TEMPORARY.fullmatch(file.name)
         # a file that another process removes or, on Windows, holds open stays out of our hands
         with contextlib.suppress(FileNotFoundError, PermissionError):

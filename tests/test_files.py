@@ -42,15 +42,16 @@ def test_leftovers_of_dead_processes_go(tmp_path):
     code = """
 import os, sys
 from mask2former.files import replacing
-with replacing(sys.argv[1]) as temporary:
+with replacing(sys.argv[1], suffix=sys.argv[2]) as temporary:
     temporary.write_bytes(b"half")
     os._exit(9)
 """
     path = tmp_path / "model.0.pth"
-    subprocess.run([sys.executable, "-c", code, str(path)], check=False)
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "below" / "a.png")], check=False)
-    leftover, below = sorted(tmp_path.rglob(".*.tmp"), key=lambda file: len(file.parts))
+    subprocess.run([sys.executable, "-c", code, str(path), ""], check=False)
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "below" / "a.mp4"), ".mp4"], check=False)
+    leftover, below = sorted(tmp_path.rglob(".*.tmp*"), key=lambda file: len(file.parts))
     assert leftover.name.startswith(".model.0.pth.")
+    assert below.suffix == ".mp4"
     elsewhere = [tmp_path / f".{age}.pth.other_host-1.tmp" for age in ("young", "old")]
     for file in (*elsewhere, tmp_path / ".mine.tmp", tmp_path / "notes.host-1.tmp"):
         file.touch()
