@@ -113,8 +113,8 @@ def _add_solver(cfg: CfgNode) -> None:
         # NONFINITE_LIMIT steps in a row.
         NONFINITE="stop",
         NONFINITE_LIMIT=10,
-        # When a step has taken so many seconds, the log says where it is, at which file each worker is that loads data,
-        # and what keeps the other processes; 0: never.
+        # When a step, or a batch of an evaluation, has taken so many seconds, the log says where it is, at which file
+        # each worker is that loads data, and what keeps the other processes; 0: never.
         WATCHDOG_SECONDS=300.0,
     )
     for name in ("ONE_CYCLE", "BEST_CHECKPOINT", "EARLY_STOP"):

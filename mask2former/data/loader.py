@@ -112,7 +112,7 @@ def build_test_loader(cfg: CfgNode, dataset_name: str, *, mapper: Mapper | None 
     dataset = load_datasets([dataset_name], filter_empty=False)
     if not dataset:
         raise ValueError(f"data set {dataset_name} holds no images")
-    samples = TestDataset(dataset, mapper or build_mapper(cfg, False))
+    samples = TestDataset(dataset, mapper or build_mapper(cfg, False), workers=cfg.DATALOADER.NUM_WORKERS)
     sampler = InferenceSampler(len(dataset), rank=comm.get_rank(), world_size=comm.get_world_size())
     return _build_loader(cfg, samples, sampler=sampler)
 
@@ -294,11 +294,16 @@ class TrainingDataset(Dataset[dict[str, Any]]):
 
 
 class TestDataset(Dataset[dict[str, Any]]):
-    """Maps the dict at an index."""
+    """Maps the dict at an index.
+
+    Attributes:
+        progress: at which image each worker is.
+    """
 
     __test__ = False  # not a test case of pytest
 
-    def __init__(self, dicts: Sequence[dict[str, Any]], mapper: Mapper) -> None:
+    def __init__(self, dicts: Sequence[dict[str, Any]], mapper: Mapper, *, workers: int = 0) -> None:
+        self.progress = Progress(workers)
         self.dicts = PackedList(dicts)
         self.mapper = mapper
 
@@ -306,7 +311,8 @@ class TestDataset(Dataset[dict[str, Any]]):
         return len(self.dicts)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.mapper(self.dicts[index])
+        with self.progress.at(index):
+            return self.mapper(self.dicts[index])
 
 
 class PackedList(Sequence[Any]):

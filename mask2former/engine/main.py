@@ -9,6 +9,7 @@ from mask2former.engine.command import run
 from mask2former.engine.launch import launch
 from mask2former.engine.setup import default_argument_parser, setup
 from mask2former.engine.trainer import Trainer
+from mask2former.engine.watchdog import Watch
 
 
 def run_command_line(trainer: type[Trainer] = Trainer) -> NoReturn:
@@ -39,9 +40,10 @@ def main(args: argparse.Namespace, trainer: type[Trainer] = Trainer) -> None:
             strict=args.strict,
             averaged=cfg.MODEL_EMA.USE_EMA_WEIGHTS_FOR_EVAL_ONLY,
         )
-        trainer.test(cfg, model)
-        if cfg.TEST.AUG.ENABLED:
-            trainer.test_with_TTA(cfg, model)
+        with Watch(cfg.SOLVER.WATCHDOG_SECONDS, cfg.OUTPUT_DIR):
+            trainer.test(cfg, model)
+            if cfg.TEST.AUG.ENABLED:
+                trainer.test_with_TTA(cfg, model)
         return
     training = trainer(cfg)
     training.resume_or_load(resume=args.resume, strict=args.strict)

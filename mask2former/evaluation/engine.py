@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any
 
@@ -17,6 +18,11 @@ from mask2former.d2.evaluation import DatasetEvaluator, DatasetEvaluators
 logger = logging.getLogger(__name__)
 
 Results = dict[str, dict[str, float]]
+
+BatchListener = Callable[[Any, str | None], None]
+"""Called with the loader of an evaluation and the part of it that begins, such as "batch 3 of 10"; None at its end."""
+batch_listener: ContextVar[BatchListener] = ContextVar("batch_listener", default=lambda loader, part: None)
+"""Who is told how far evaluations in this thread are."""
 
 _WARMUP = 5  # batches left out of the speed: allocator and kernels settle in them
 _SECONDS_BETWEEN_LINES = 5.0
@@ -47,21 +53,24 @@ def inference_on_dataset(
     total = len(loader)
     logger.info("Evaluating %d batches on %d processes", total, comm.get_world_size())
     clock = _Clock(total)
-    with _eval_mode(model), torch.no_grad():
-        batches = iter(loader)
-        for done in range(1, total + 1):
-            with clock.measure("data"):
-                inputs = next(batches)
-            with clock.measure("compute"):
-                outputs = model(inputs)
-                if torch.cuda.is_available():
-                    torch.cuda.synchronize()
-            with clock.measure("eval"):
-                judge.process(inputs, outputs)
-            clock.batch_done(done)
-    clock.log_total()
-    comm.synchronize()
-    return judge.evaluate() or {}
+    with _telling(loader) as tell:
+        with _eval_mode(model), torch.no_grad():
+            batches = iter(loader)
+            for done in range(1, total + 1):
+                tell(f"batch {done} of {total}")
+                with clock.measure("data"):
+                    inputs = next(batches)
+                with clock.measure("compute"):
+                    outputs = model(inputs)
+                    if torch.cuda.is_available():
+                        torch.cuda.synchronize()
+                with clock.measure("eval"):
+                    judge.process(inputs, outputs)
+                clock.batch_done(done)
+        tell("metrics")
+        clock.log_total()
+        comm.synchronize()
+        return judge.evaluate() or {}
 
 
 def print_results(results: Mapping[str, Mapping[str, float]]) -> None:
@@ -124,6 +133,15 @@ class _Clock:
         counted = max(self._counted, 1)
         parts = "  ".join(f"{name} {seconds / counted:.4f}" for name, seconds in self._parts.items())
         return f"[s/batch: {parts}]"
+
+
+@contextmanager
+def _telling(loader: Any) -> Iterator[Callable[[str], None]]:
+    listener = batch_listener.get()
+    try:
+        yield lambda part: listener(loader, part)
+    finally:
+        listener(loader, None)
 
 
 @contextmanager

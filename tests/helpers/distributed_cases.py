@@ -17,6 +17,7 @@ from mask2former import get_cfg
 from mask2former.d2 import comm
 from mask2former.d2.config import CfgNode
 from mask2former.d2.data import DatasetCatalog
+from mask2former.d2.evaluation import DatasetEvaluator, DatasetEvaluators
 from mask2former.d2.events import get_event_storage
 from mask2former.d2.structures import BitMasks, Instances
 from mask2former.data.datasets.shapes import register_shapes
@@ -277,6 +278,38 @@ def waiting(out: Path, text: str, seconds: float) -> None:
         logging.getLogger().addHandler(Touching(out / "said", text))
     settings = {"WATCHDOG_SECONDS": seconds if comm.get_rank() else 0.4, "CHECKPOINT_PERIOD": 0}
     _Waiting(tiny_cfg(out, **settings)).train()
+
+
+class _WaitingInEvaluation(PlainTrainer):
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
+        return _Slow([[{"image": torch.ones(4)}]] * 3, Path(cfg.OUTPUT_DIR, "said"))
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
+        return DatasetEvaluators([])
+
+
+class _Slow(list[Any]):
+    def __init__(self, batches: list[Any], until: Path) -> None:
+        super().__init__(batches)
+        self.until = until
+
+    def __iter__(self) -> Iterator[Any]:
+        for number, batch in enumerate(super().__iter__()):
+            while number == 1 and comm.get_rank() == 1 and not self.until.exists():
+                time.sleep(0.05)
+            yield batch
+
+
+def waiting_in_evaluation(out: Path, text: str) -> None:
+    """Process 1 waits for data of an evaluation until the main one says `text`."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", force=True)
+    if comm.is_main_process():
+        logging.getLogger().addHandler(Touching(out / "said", text))
+    cfg = tiny_cfg(out, WATCHDOG_SECONDS=0.4, CHECKPOINT_PERIOD=0, MAX_ITER=1)
+    cfg.DATASETS.TEST = ("three",)
+    _WaitingInEvaluation(cfg).train()
 
 
 class Touching(logging.Handler):
