@@ -1,8 +1,8 @@
 """What a run is about to do, in the log before its first step."""
 
 import logging
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from typing import Any
 
 from tabulate import tabulate
@@ -13,6 +13,8 @@ from mask2former.d2 import comm
 from mask2former.d2.config import CfgNode
 
 logger = logging.getLogger(__name__)
+
+KINDS_SHOWN = 3
 
 
 def log_run(cfg: CfgNode, model: nn.Module, loader: Any, *, start_iter: int) -> None:
@@ -36,21 +38,35 @@ def log_groups(model: nn.Module, optimizer: Optimizer) -> None:
 
 
 def group_table(model: nn.Module, optimizer: Optimizer) -> str:
-    """The optimiser's groups, the last row what is not trained; in names, `*` stands for the numbers of layers."""
+    """A line for each setting of parameters: how many have it, of which part of the model; the last: what is frozen."""
     names = {parameter: name for name, parameter in model.named_parameters()}
+    groups: dict[tuple[str, str], list[nn.Parameter]] = {}
+    for group in optimizer.param_groups:
+        setting = f"{group.get('initial_lr', group['lr']):g}", f"{group['weight_decay']:g}"
+        groups.setdefault(setting, []).extend(group["params"])
     frozen = [parameter for parameter in names if not parameter.requires_grad]
-    rows = [
-        (f"{group.get('initial_lr', group['lr']):g}", f"{group['weight_decay']:g}", group["params"])
-        for group in optimizer.param_groups
-    ]
-    rows += [("frozen", "", frozen)] if frozen else []
-    headers = ["learning rate", "weight decay", "tensors", "parameters", "names"]
+    groups |= {("frozen", ""): frozen} if frozen else {}
     table = [
-        (*row, len(params), sum(parameter.numel() for parameter in params), _joined(names[p] for p in params))
-        for *row, params in rows
+        (*setting, len(params), sum(parameter.numel() for parameter in params), _parts(names[p] for p in params))
+        for setting, params in groups.items()
     ]
-    return tabulate(table, headers=headers, maxcolwidths=[None] * 4 + [80], disable_numparse=True)
+    headers = ["learning rate", "weight decay", "tensors", "parameters", "names"]
+    return tabulate(table, headers=headers, disable_numparse=True)
 
 
-def _joined(names: Iterable[str]) -> str:
-    return ", ".join(dict.fromkeys(re.sub(r"\.\d+(?=\.|$)", ".*", name) for name in names))
+def _parts(names: Iterable[str]) -> str:
+    """What names have in common, for each child of a model: `backbone.layers.0 (weight, bias)`."""
+    by_child: dict[str, list[list[str]]] = {}
+    for name in names:
+        by_child.setdefault(name.partition(".")[0], []).append(name.split("."))
+    texts = []
+    for paths in by_child.values():
+        common = ".".join(_common_words(path[:-1] for path in paths))
+        kinds = list(dict.fromkeys(path[-1] for path in paths))
+        shown = ", ".join(kinds[:KINDS_SHOWN]) + (", ..." if len(kinds) > KINDS_SHOWN else "")
+        texts.append(f"{common} ({shown})" if common else shown)
+    return ", ".join(texts)
+
+
+def _common_words(paths: Iterable[Sequence[str]]) -> list[str]:
+    return [words[0] for words in takewhile(lambda words: len({*words}) == 1, zip(*paths, strict=False))]
