@@ -166,7 +166,12 @@ def compare_logits(ours: nn.Module, theirs: nn.Module, image: Tensor) -> float:
 
 def autocast(device: torch.device, dtype: str) -> AbstractContextManager:
     """Return the context in which a model runs in a dtype of `DTYPES`: autocast, or nothing for fp32."""
-    return Precision(device.type, None if dtype == "fp32" else DTYPES[dtype]).autocast()
+    return precision_of(device, dtype).autocast()
+
+
+def precision_of(device: torch.device, dtype: str) -> Precision:
+    """Return what training in a dtype of `DTYPES` runs in."""
+    return Precision(device.type, None if dtype == "fp32" else DTYPES[dtype])
 
 
 def set_precision(model: nn.Module, dtype: str) -> None:

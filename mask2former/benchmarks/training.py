@@ -24,6 +24,7 @@ from mask2former.benchmarks.models import (
     import_transformers,
     model_cfg,
     our_model,
+    precision_of,
     their_model,
 )
 from mask2former.benchmarks.results import Row
@@ -35,6 +36,7 @@ from mask2former.benchmarks.scenes import (
     training_inputs,
 )
 from mask2former.benchmarks.timing import in_turn, ratios
+from mask2former.engine.accumulation import losses_and_gradients
 from mask2former.engine.command import import_modules
 
 NAME = "train"
@@ -78,11 +80,14 @@ def our_step(settings: Settings, model: nn.Module | None = None) -> Callable[[],
     on_gpu = torch.device(settings.device).type == "cuda"  # then as the training loader: from pinned memory
     (inputs,) = DataLoader(examples, batch_size=settings.batch, collate_fn=list, pin_memory=on_gpu)  # type: ignore[arg-type]
     model.train()
+    precision = precision_of(torch.device(settings.device), settings.dtype)
 
-    def losses() -> torch.Tensor:
-        return torch.stack(list(model(inputs).values())).sum()
+    def step() -> torch.Tensor:
+        model.zero_grad(set_to_none=True)
+        losses = losses_and_gradients(model, inputs, parts=1, precision=precision, scale=lambda loss: loss)
+        return losses["total_loss"]
 
-    return partial(_step, model, losses, settings)
+    return step
 
 
 def their_step(settings: Settings, model: nn.Module | None = None) -> Callable[[], torch.Tensor]:
@@ -101,7 +106,15 @@ def their_step(settings: Settings, model: nn.Module | None = None) -> Callable[[
         "class_labels": [classes.to(settings.device)] * settings.batch,
         "mask_labels": [masks.float().to(settings.device) for _ in range(settings.batch)],
     }
-    return partial(_step, model, lambda: model(**inputs).loss.sum(), settings)
+
+    def step() -> torch.Tensor:
+        model.zero_grad(set_to_none=True)
+        with autocast(torch.device(settings.device), settings.dtype):
+            loss: torch.Tensor = model(**inputs).loss.sum()
+        loss.backward()
+        return loss.detach()
+
+    return step
 
 
 def count_synchronizations(step: Callable[[], object]) -> dict[str, float]:
@@ -174,11 +187,3 @@ def _peak(name: str, settings: Settings, threads: int) -> dict[str, float]:
     if name == "transformers":
         build, prepare = their_step, partial(import_transformers)
     return peak_memory(build, settings, device=settings.device, threads=threads, prepare=prepare).figures()
-
-
-def _step(model: nn.Module, losses: Callable[[], torch.Tensor], settings: Settings) -> torch.Tensor:
-    model.zero_grad(set_to_none=True)
-    with autocast(torch.device(settings.device), settings.dtype):
-        loss = losses()
-    loss.backward()
-    return loss.detach()

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from mask2former.config import get_cfg
 from mask2former.d2.config import CfgNode
 from mask2former.d2.modeling import build_model
 from mask2former.d2.structures import Instances
+from mask2former.engine.accumulation import losses_and_gradients
 from mask2former.engine.command import import_modules
+from mask2former.engine.freeze import freeze
 from mask2former.engine.memory import peak_resident_memory
 from mask2former.engine.optimizer import build_optimizer
 from mask2former.engine.precision import Precision
@@ -142,6 +143,7 @@ def _measure(settings: str, worst: Worst, batch: int, modules: list[str], thread
     cfg.merge_from_other_cfg(CfgNode.load_cfg(settings))
     device = torch.device(cfg.MODEL.DEVICE)
     model = build_model(cfg).train()
+    freeze(model, cfg.MODEL.FREEZE)
     optimizer = build_optimizer(cfg, model)
     precision = Precision.from_config(cfg, device)
     scaler = precision.build_scaler()
@@ -149,10 +151,8 @@ def _measure(settings: str, worst: Worst, batch: int, modules: list[str], thread
     seconds = 0.0
     for _ in range(STEPS):
         start = time.perf_counter()
-        with precision.autocast():
-            loss: Tensor = torch.stack([value.float() for value in model(examples).values()]).sum()
         optimizer.zero_grad()
-        scaler.scale(loss).backward()
+        losses_and_gradients(model, examples, parts=1, precision=precision, scale=scaler.scale)
         scaler.unscale_(optimizer)
         scaler.step(optimizer)
         scaler.update()
