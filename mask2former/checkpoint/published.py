@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from mask2former.similar import did_you_mean
-
 _TABLE = Path(__file__).with_name("published.json")
 ZOO = "zoo://"
 """What the name of a published model follows where it stands for its weights."""
@@ -79,5 +77,7 @@ def published_name(weights: str) -> str:
 
 def suggest_model(name: str, known: Iterable[str]) -> str:
     """Return suggestions for a misspelt name of a model: names that end like it, and like ones."""
+    from mask2former.similar import did_you_mean  # `mask2former zoo` reads this file without the library
+
     names = sorted(known)
     return did_you_mean(name, names, first=[other for other in names if other.endswith(f"/{name.rpartition('/')[2]}")])

@@ -36,6 +36,12 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         _add_command(commands, name)
     args = parser.parse_args(words, argparse.Namespace(words=words[1:]))
     module, command = _module(words[0]), commands.choices[words[0]]
+    if hasattr(module, "needs_library") and not module.needs_library(args):
+        try:
+            sys.exit(_run(module, command, args))
+        except ValueError as error:
+            sys.stderr.write(f"error: {error}\n")
+            sys.exit(1)
     try:
         from mask2former.engine.command import run  # takes seconds
     except KeyboardInterrupt:

@@ -11,6 +11,9 @@ Metrics are those that the paper's authors published, in percent. The name of a 
 """
 
 import argparse
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,15 +31,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--download", action="store_true", help="fetch the weights of NAME, once, and say where")
 
 
+def needs_library(args: argparse.Namespace) -> bool:
+    """The list comes from a table; about one model the library knows more."""
+    return args.name is not None
+
+
 def run(args: argparse.Namespace) -> None:
     """Print a table, or one model."""
-    from mask2former.checkpoint.published import find_published
-
     if args.name is None and args.download:
         raise argparse.ArgumentError(None, "--download needs the NAME of a model")
     if args.name is None:
         print(_table(args))
         return
+    from mask2former.checkpoint.published import find_published
+
     name, model = find_published(args.name)
     print(_entry(name, model))
     if args.download:
@@ -48,11 +56,9 @@ def run(args: argparse.Namespace) -> None:
 def _table(args: argparse.Namespace) -> str:
     from tabulate import tabulate
 
-    from mask2former.checkpoint.published import published_models
-
     rows = [
         (name, model.dataset, model.task, model.backbone, _metrics(model))
-        for name, model in published_models().items()
+        for name, model in _published_models().items()
         if args.task in (None, model.task)
         and (args.dataset or "").lower() in model.dataset.lower()
         and (args.backbone or "").lower() in model.backbone.lower()
@@ -61,6 +67,19 @@ def _table(args: argparse.Namespace) -> str:
         raise ValueError("no published model is like that; `mask2former zoo` lists all")
     table = tabulate(rows, headers=["name", "data set", "task", "backbone", "published metrics"])
     return f"{table}\n{len(rows)} models"
+
+
+def _published_models() -> "dict[str, PublishedModel]":
+    """The table, from its module's file: importing that by its name takes the whole library, and seconds."""
+    name = "mask2former_cli.published"
+    if name not in sys.modules:
+        spec = spec_from_file_location(name, Path(__file__).parents[1] / "checkpoint" / "published.py")
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    models: dict[str, PublishedModel] = sys.modules[name].published_models()
+    return models
 
 
 def _entry(name: str, model: "PublishedModel") -> str:

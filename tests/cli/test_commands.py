@@ -40,6 +40,17 @@ def test_help_imports_no_library(words: list[str]) -> None:
     assert loaded & {"mask2former", "torch", "numpy", "cv2", "yaml", "tqdm"} == set()
 
 
+def test_the_list_of_models_imports_no_library() -> None:
+    done = start("zoo", "--task", "panoptic", code=LOADED)
+    assert done.returncode == 0
+    assert done.stdout.endswith(" models\n")
+    loaded = {name.partition(".")[0] for name in json.loads(done.stderr)}
+    assert loaded & {"mask2former", "torch", "numpy", "cv2", "yaml", "tqdm"} == set()
+    done = start("zoo", "--backbone", "vgg")
+    assert (done.returncode, done.stderr.startswith("error: no published model is like that")) == (1, True)
+    assert start("zoo", "--download").returncode == 2
+
+
 def test_help_lists_every_command_and_status(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
