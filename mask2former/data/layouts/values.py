@@ -195,6 +195,9 @@ def _unnamed(values: Values, notes: list[str]) -> list[Category]:
     if max(numbers) < max(_FEW, 2 * len(numbers)):
         categories = [{"name": f"class_{number}", "value": number} for number in range(max(numbers) + 1)]
         return _with_ignore(values, categories, "", notes)
+    if _is_colorful(values.palette):
+        notes.append(f"the indices {first_few(numbers)} of the palette are a class each")
+        return _with_ignore(values, [{"name": f"class_{n}", "value": n} for n in numbers], "", notes)
     notes.append(f"grey levels {first_few(values.found)} are no numbers from 0: each is a class")
     return [{"name": f"class_{number}", "value": value} for number, value in enumerate(values.found)]
 
@@ -239,9 +242,13 @@ def _check_known(values: Values, known: set[int], source: str, spell: Callable[[
         )
 
 
+def _is_colorful(palette: np.ndarray | None) -> bool:
+    return palette is not None and not (palette == palette[:, :1]).all()
+
+
 def _with_palette(categories: list[Category], palette: np.ndarray | None) -> list[Category]:
     """Colours of a palette in place of none, unless it says no more than grey levels do."""
-    if palette is None or (palette == palette[:, :1]).all():
+    if palette is None or not _is_colorful(palette):
         return categories
     return [
         {**item, "color": palette[item["value"]].tolist()}

@@ -97,7 +97,11 @@ def test_classes_of_a_labelmap(tmp_path: Path, save_map) -> None:
 
 def test_other_folders_in_the_form_of_voc_have_no_names_of_voc(tmp_path: Path) -> None:
     write(tmp_path)
-    assert list(describe(tmp_path).classes)[:3] == ["class_0", "class_1", "class_2"]
+    description = describe(tmp_path)
+    assert list(description.classes) == ["class_0", "class_2", "class_15"]
+    labels = np.select([CLASSES == 2, CLASSES == 15, CLASSES == 255], [1, 2, 255], 0)
+    np.testing.assert_array_equal(read_labels(description.load("train")[0]), labels)
+    assert "label 255 is ignored" in description.table()
 
 
 def test_missing_label_map(tmp_path: Path) -> None:
