@@ -13,6 +13,7 @@ from mask2former.d2 import SOURCE
 if SOURCE != "official":
     pytest.skip("Detectron2 is not installed", allow_module_level=True)
 
+from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import LazyCall, instantiate
 from detectron2.data import build_detection_train_loader
 from detectron2.data import transforms as T
@@ -21,11 +22,14 @@ from detectron2.evaluation import COCOEvaluator, DatasetEvaluators, SemSegEvalua
 from detectron2.utils.visualizer import Visualizer
 
 import mask2former
+from mask2former.checkpoint import read_checkpoint
 from mask2former.d2.config import CfgNode
 from mask2former.d2.data import DatasetCatalog, MetadataCatalog
+from mask2former.d2.modeling import build_model
 from mask2former.data.datasets.shapes import CATEGORIES, write_split
 from mask2former.data.images import read_image, read_panoptic_png
 from mask2former.data.targets import panoptic_targets
+from mask2former.engine import trainer as own
 from mask2former.engine.optimizer import build_optimizer
 from tests.helpers.models import small_cfg
 
@@ -154,3 +158,22 @@ def test_components_are_built_from_lazy_configs(cfg: CfgNode) -> None:
     torch.manual_seed(0)
     model = mask2former.modeling.MaskFormer(cfg)
     assert all(torch.isfinite(loss) for loss in model(batch).values())
+
+
+def test_detectron2s_checkpointer_loads_files_of_our_trainer(cfg: CfgNode, tmp_path: Path) -> None:
+    """With all that they say of their model, an average of the weights and thresholds beside it."""
+    cfg = cfg.clone()
+    cfg.OUTPUT_DIR, cfg.MODEL_EMA.ENABLED, cfg.SOLVER.MAX_ITER = str(tmp_path), True, 1
+    own.Trainer(cfg).train()
+    content = read_checkpoint(tmp_path / "model_final.pth")
+    assert {"config_yaml", "categories", "ema_state", "hooks"} <= content.keys()
+    torch.manual_seed(1)
+    model = build_model(cfg)
+    optimizer = build_optimizer(cfg, model)
+    checkpointer = DetectionCheckpointer(model, str(tmp_path), optimizer=optimizer)
+    rest = checkpointer.resume_or_load("", resume=True)
+    assert rest["iteration"] == 0
+    assert model.state_dict().keys() == content["model"].keys()
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, torch.as_tensor(content["model"][name]), rtol=0, atol=0, msg=name)
+    assert optimizer.state_dict()["state"].keys() == content["optimizer"]["state"].keys()
