@@ -123,6 +123,12 @@ def test_files_that_commands_name_exist(page: str) -> None:
                         assert (ROOT / word).is_file(), f"{page}, line {block.line}: {word}"
 
 
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_lines_fit_on_a_screen(page: str) -> None:
+    lines = (ROOT / page).read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if len(line) > 120] == []
+
+
 def test_what_does_not_run_says_why() -> None:
     for page in PAGES:
         for block in blocks_of((ROOT / page).read_text(encoding="utf-8")):
