@@ -10,6 +10,7 @@ AUGMENTATION, MAPPERS, LOADER, TARGETS = "data/augmentation.py", "data/mappers.p
 EXAMPLE, ADE20K, COCO = "data/example.py", "data/prepare/ade20k.py", "data/datasets/coco.py"
 IMAGES, MASKS, POINTS = "data/images.py", "modeling/masks.py", "modeling/points.py"
 PAIRS, LAYERS, RESNET = "modeling/pairs.py", "modeling/transformer.py", "modeling/backbone/resnet.py"
+PARTS, SAMPLING, MIXTURE = "engine/accumulation.py", "data/sampling.py", "data/layouts/mixture.py"
 CPU, DERIVE = "ops/cpu.py", "engine/derive.py"
 INITIAL = ("modeling/test_initialisation.py",)
 SEMANTIC, PANOPTIC, INSTANCE = (f"evaluation/{name}.py" for name in ("semantic", "panoptic", "instance"))
@@ -25,7 +26,7 @@ MUTANTS = [
     Mutant("clipping left out", OPTIMIZER, 'if kind == "full_model":', 'if kind == "none":'),
     Mutant("steps of other loops do not clip", OPTIMIZER, "if not self._is_clipped:", "if False:"),
     Mutant("clipping at 0", OPTIMIZER, "clip.ENABLED and clip.CLIP_VALUE > 0", "clip.ENABLED"),
-    Mutant("autocast left out", TRAINER, "with self.precision.autocast():", "if True:", STEP),
+    Mutant("autocast left out", PARTS, "with precision.autocast():", "if True:", STEP),
     Mutant("unscale left out", TRAINER, "self.scaler.unscale_(self.optimizer)", "pass", STEP),
     Mutant(
         "seed equal on all ranks",
@@ -103,9 +104,9 @@ MUTANTS = [
     ),
     Mutant(
         "gradients of parts add up to too much",
-        TRAINER,
-        "self.scaler.scale(total_loss / len(parts))",
-        "self.scaler.scale(total_loss)",
+        PARTS,
+        "scale(total_loss / parts)",
+        "scale(total_loss)",
         ("engine/test_accumulation.py",),
     ),
     Mutant(
@@ -152,16 +153,16 @@ MUTANTS = [
     Mutant(
         "state of hooks not resumed",
         TRAINER,
-        'load_states(self._hooks, state.get("hooks", {}))',
+        "load_hook_states(self._stateful(), self._hook_states)",
         "pass",
         ("engine/test_metric_hooks.py",),
     ),
     Mutant(
-        "evaluation before a resume not told",
+        "lost evaluation not made up",
         "engine/hooks.py",
-        "self.trainer.tell_results(start - 1, results)",
-        "pass",
-        ("engine/test_metric_hooks.py",),
+        "self._evaluated != start - 1",
+        "False",
+        ("engine/test_metric_hooks.py", "engine/test_bad_ends.py"),
     ),
     Mutant("one cycle rises too long", SCHEDULES, "rise * max_iter - 1, max_iter - 1", "rise * max_iter, max_iter - 1"),
     Mutant(
@@ -329,8 +330,10 @@ MUTANTS = [
         "words = _seeds(seed, _SAMPLE, position)",
         "words = _seeds(seed, _SAMPLE, 0)",
     ),
-    Mutant("every process reads all", LOADER, "(self.rank - first) % self.world_size", "(0 - first) % self.world_size"),
-    Mutant("never shuffled", LOADER, "            if self.shuffle:", "            if False:"),
+    Mutant(
+        "every process reads all", SAMPLING, "(self.rank - first) % self.world_size", "(0 - first) % self.world_size"
+    ),
+    Mutant("never shuffled", SAMPLING, "if not self.shuffle:", "if True:"),
     Mutant(
         "resumed run starts over",
         LOADER,
@@ -418,7 +421,11 @@ MUTANTS = [
     ),
     Mutant("AP75 at 80", INSTANCE, "table[at[75]", "table[at[80]"),
     Mutant(
-        "images in the order of ranks", INSTANCE, "sorted(matched, key=lambda pair: pair[0])", "list(matched)", SCORES
+        "images in the order of ranks",
+        INSTANCE,
+        "pair in part[0][task]), key=_by_id)",
+        "pair in part[0][task]), key=lambda pair: 0)",
+        SCORES,
     ),
     Mutant("other sizes of masks", INSTANCE, 'truth[0].rle["size"] != rles[0]["size"]', "False"),
     Mutant("all detections count", PRECISION, "[:MAX_DETECTIONS]", "", SCORES),
@@ -472,6 +479,30 @@ MUTANTS = [
     Mutant("rate of another batch", DERIVE, "rate * cfg.SOLVER.IMS_PER_BATCH / batch", "rate"),
     Mutant("as many queries as objects", DERIVE, "MARGIN * data.most[0]", "data.most[0]"),
     Mutant("given keys replaced", DERIVE, "if setting.key not in given:", "if True:"),
+    Mutant("seed 0 is drawn", LOADER, "cfg.SEED >= 0", "cfg.SEED > 0"),
+    Mutant("part without weight", CRITERION, "of_seen > 0", "of_seen >= 0", ("engine/test_accumulation.py",)),
+    Mutant(
+        "segments are not drawn",
+        "evaluation/pictures.py",
+        '"panoptic_seg" in output',
+        '"panoptic_seg" not in output',
+        ("evaluation/test_pictures.py", "engine/test_predictor.py"),
+    ),
+    Mutant(
+        "thresholds of the weights for their average",
+        "checkpoint/load.py",
+        "THRESHOLDS_OF_AVERAGE if averaged else THRESHOLDS",
+        "THRESHOLDS",
+        ("engine/test_final_report.py",),
+    ),
+    Mutant("old files replaced", "files.py", "if not name.exists()", "if True", ("engine/test_writers.py",)),
+    Mutant(
+        "data sets without common classes",
+        MIXTURE,
+        "for part in self.common:\n            for split, registered",
+        "for part in self.parts:\n            for split, registered",
+    ),
+    Mutant("ratio of a path ignored", MIXTURE, "return path, float(number)", "return path, None"),
     Mutant("steps of the published length", DERIVE, "round(share * length)", "round(share * 368750)"),
     Mutant("all free memory taken", "engine/probe.py", '"cpu": 0.75', '"cpu": 1.0'),
     Mutant("crowds are objects", "data/summary.py", 'if not entry.get("iscrowd", 0)', "if True"),

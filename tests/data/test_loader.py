@@ -108,6 +108,24 @@ def test_same_batches_with_any_number_of_workers(cfg: CfgNode, panoptic_set) -> 
     assert not torch.equal(take(build_train_loader(cfg), 1)[0][0]["image"], expected[0][0]["image"])
 
 
+def test_seed_0_is_a_seed_and_a_negative_one_is_drawn(
+    cfg: CfgNode, panoptic_set, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+    monkeypatch.setattr(comm, "shared_random_seed", lambda: drawn.append(7) or 7)
+    expected = [take(build_train_loader(change(cfg, seed)), 2) for seed in (0, 7)]
+    assert drawn == []
+    assert_same(take(build_train_loader(change(cfg, -1)), 2), expected[1])
+    assert drawn == [7]
+    assert not torch.equal(expected[0][0][0]["image"], expected[1][0][0]["image"])
+
+
+def change(cfg: CfgNode, seed: int) -> CfgNode:
+    cfg = cfg.clone()
+    cfg.SEED = seed
+    return cfg
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_resumed_stream_equals_the_uninterrupted(cfg: CfgNode, panoptic_set, workers: int) -> None:
     expected = take(build_train_loader(cfg), 6)
