@@ -115,7 +115,7 @@ def test_coco_checkpoint_learns_three_classes(data, checkpoint, tmp_path, caplog
     (tmp_path / "fine_tune.yaml").write_text(re.sub("_BASE_: .*", "_BASE_: small.yaml", recipe()))
     output = tmp_path / "out"
     options = ["--config-file", str(tmp_path / "fine_tune.yaml"), "OUTPUT_DIR", str(output)]
-    options += ["SOLVER.MAX_ITER", str(ITERATIONS), "SOLVER.STEPS", "(28,)", "SOLVER.BASE_LR", "0.001"]
+    options += ["SOLVER.MAX_ITER", str(ITERATIONS), "SOLVER.STEPS", "(28,)", "SOLVER.BASE_LR", "0.003"]
     with restored_logging():
         main(default_argument_parser().parse_args(options))
 
@@ -133,5 +133,7 @@ def test_coco_checkpoint_learns_three_classes(data, checkpoint, tmp_path, caplog
     assert 0 < (trained[name] - checkpoint[name]).abs().max() < 0.1
     lines = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
     assert lines[-1]["iteration"] == ITERATIONS - 1
-    assert lines[-1]["sem_seg/mIoU"] > 35  # "ground" everywhere would have 28
+    # At a rate of 0.001 these steps end between 7 and 77 by the seed, whether or not the row of "no object" is kept.
+    assert lines[-1]["sem_seg/mIoU"] > 50  # "ground" everywhere would have 28
+    assert lines[-1]["panoptic_seg/PQ"] > 50
     assert lines[-1]["segm/AP50"] > 50

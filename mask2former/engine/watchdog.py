@@ -151,7 +151,7 @@ class Watchdog(Hook):
 
 
 def _workers(loader: Any) -> str:
-    dataset = getattr(loader, "dataset", None)
+    dataset: Any = getattr(loader, "dataset", None)
     if not hasattr(dataset, "progress"):
         return ""
     lines = []
