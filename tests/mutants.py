@@ -231,7 +231,7 @@ MUTANTS = [
     Mutant("feed-forward without dropout", LAYERS, "self.linear2(self.dropout(hidden))", "self.linear2(hidden)"),
     Mutant("folded norms without eps", RESNET, "(norm.running_var + norm.eps)", "norm.running_var"),
     Mutant("hooks of folded norms", RESNET, "if not fixed or observed or", "if not fixed or"),
-    Mutant("own kernels in compiled graphs", CPU, "        and not torch.compiler.is_compiling()\n", ""),
+    Mutant("own kernels in compiled graphs", CPU, "        and not is_traced()\n", ""),
     Mutant("own kernels in traced graphs", CPU, "        and not torch.jit.is_tracing()\n", ""),
     # loss
     Mutant(

@@ -22,6 +22,8 @@ PAGES = [
 ]
 FILES_OF = {"docs/custom_dataset.md": "docs/instances.md", "docs/fine_tuning.md": "docs/panoptic.md"}
 """Pages that continue with the files of another one."""
+NEEDS = {"docs/export.md": "onnxruntime"}
+"""Packages of extras that a page takes for installed."""
 SHAPES = ["--root", "datasets/shapes", "--train", "4", "--val", "2", "--size", "64", "80", "--workers", "1"]
 
 
@@ -89,7 +91,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folder: Path, *arguments: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(folder), "DETECTRON2_DATASETS": "datasets", "OMP_NUM_THREADS": "1",
+    paths = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": paths, "DETECTRON2_DATASETS": "datasets", "OMP_NUM_THREADS": "1",
                    "CUDA_VISIBLE_DEVICES": ""}  # fmt: skip
     command = [sys.executable, *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=1200)
@@ -105,6 +108,8 @@ def test_code_of_a_page_runs(page: str, folder: Path) -> None:
         for block in blocks_of(text):
             check_syntax(block)
         return
+    if page in NEEDS:
+        pytest.importorskip(NEEDS[page], reason="not installed: pip install 'mask2former[export]'")
     if page in FILES_OF:
         for block in blocks_of((ROOT / FILES_OF[page]).read_text(encoding="utf-8")):
             if block.role == "file":

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from .arguments import described_parser
 
-COMMANDS = ("train", "eval", "predict", "check", "report", "zoo", "analyze", "convert", "benchmark", "replay")
+COMMANDS = ("train", "eval", "predict", "check", "report", "zoo", "analyze", "convert", "export", "benchmark", "replay")
 PROGRAM = "mask2former"
 EPILOG = f"""{PROGRAM} COMMAND --help explains a command.
 

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .tracing import is_traced
+
 LINEAR_VARIABLE = "MASK2FORMER_CPU_LINEAR"
 """Environment variable: `linear` or `convolution` fixes the kernel of `linear`; `auto`, the default, measures."""
 LINEAR_KERNELS = ("auto", "linear", "convolution")
@@ -38,7 +40,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         ValueError: if `LINEAR_VARIABLE` names no kernel.
     """
     if (
-        _is_eager(x)
+        is_eager(x)
         and x.dtype == torch.float32
         and x.numel() > _LARGEST_SLOW_CONVOLUTION
         and not torch.is_autocast_enabled("cpu")
@@ -50,7 +52,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def softmax_of_few(x: Tensor) -> Tensor:
     """Softmax over the last dimension of (..., rows, n), where n is a dozen."""
-    if not _is_eager(x):
+    if not is_eager(x):
         return x.softmax(dim=-1)
     # PyTorch's kernel takes as many rows at a time as a vector holds, if these lie next to each other.
     return x.flatten(0, -2).t().contiguous().softmax(dim=0).t().contiguous().view(x.shape)
@@ -65,13 +67,12 @@ def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Ten
     return torch.from_numpy(np.empty(tuple(shape), dtype=torch.empty(0, dtype=dtype).numpy().dtype))
 
 
-def _is_eager(x: Tensor) -> bool:
+def is_eager(x: Tensor) -> bool:
     """Tell whether `x` is on a CPU and what happens to it is done now, and not written down for later."""
     return (
         x.device.type == "cpu"
         and type(x) is Tensor  # and no stand-in, as tools use that follow shapes
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
+        and not is_traced()
     )
 
 

@@ -26,6 +26,7 @@ from mask2former.modeling.backbone.window_attention import (
     to_windows,
 )
 from mask2former.modeling.layers import DropPath, Linear
+from mask2former.ops.tracing import is_traced
 
 STAGES = ("res2", "res3", "res4", "res5")
 
@@ -69,7 +70,7 @@ class SwinBlock(nn.Module):
     def _attend(self, x: Tensor, blocked: Tensor) -> Tensor:
         _, H, W, _ = x.shape
         bottom, right = -H % self.window_size, -W % self.window_size
-        if torch.compiler.is_compiling() or bottom or right:  # compiled, one graph serves both
+        if is_traced() or bottom or right:  # one graph serves both
             # Padding takes part in attention, as it does in published models.
             x = F.pad(x, (0, 0, 0, right, 0, bottom))
         if self.shift:
@@ -92,7 +93,7 @@ class PatchMerging(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, ceil(H / 2), ceil(W / 2), 2 C)."""
         _, H, W, _ = x.shape
-        if H % 2 or W % 2:
+        if is_traced() or H % 2 or W % 2:
             x = F.pad(x, (0, 0, 0, W % 2, 0, H % 2))
         corners = [x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]
         return self.reduction(self.norm(torch.cat(corners, dim=-1)))
@@ -145,7 +146,7 @@ class PatchEmbed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in_channels, H, W) to (B, ceil(H / patch), ceil(W / patch), embed_dim)."""
         bottom, right = -x.shape[2] % self.patch_size, -x.shape[3] % self.patch_size
-        if torch.compiler.is_compiling() or bottom or right:  # compiled, one graph serves both
+        if is_traced() or bottom or right:  # one graph serves both
             x = F.pad(x, (0, right, 0, bottom))
         x = x.contiguous(memory_format=torch.channels_last)
         return self.norm(self.proj(x).permute(0, 2, 3, 1))

@@ -20,15 +20,15 @@ INIT_STD = 0.02
 
 def to_windows(x: Tensor, window: int) -> Tensor:
     """Cut maps (B, H, W, C), H and W multiples of the window size, into windows (B * K, N, C)."""
-    B, H, W, C = x.shape
-    x = x.view(B, H // window, window, W // window, window, C)
-    return x.transpose(2, 3).reshape(-1, window * window, C)
+    _, _, W, C = x.shape
+    x = x.view(-1, window, W // window, window, C)  # runtimes of other makers know no more than five dimensions
+    return x.transpose(1, 2).reshape(-1, window * window, C)
 
 
 def from_windows(windows: Tensor, window: int, height: int, width: int) -> Tensor:
     """Put windows (B * K, N, C) back into maps (B, height, width, C)."""
-    x = windows.view(-1, height // window, width // window, window, window, windows.shape[-1])
-    return x.transpose(2, 3).reshape(-1, height, width, windows.shape[-1])
+    x = windows.view(-1, width // window, window, window, windows.shape[-1])
+    return x.transpose(1, 2).reshape(-1, height, width, windows.shape[-1])
 
 
 def shifted_window_mask(height: int, width: int, window: int, device: torch.device) -> Tensor:
@@ -43,7 +43,7 @@ def shifted_window_mask(height: int, width: int, window: int, device: torch.devi
         return (position >= size - window).long() + (position >= size - window // 2).long()
 
     region = 3 * side(height)[:, None] + side(width)
-    region = to_windows(region[None, :, :, None], window).squeeze(-1)
+    region = to_windows(region[None, :, :, None], window).flatten(1)
     return (region[:, :, None] != region[:, None, :]).unsqueeze(1)
 
 

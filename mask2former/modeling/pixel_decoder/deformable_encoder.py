@@ -199,7 +199,7 @@ class MSDeformAttnTransformerEncoder(nn.Module):
             else:
                 x = layer(x, position, *geometry)
         levels = x.split([h * w for h, w in spatial_shapes], dim=1)
-        maps = [level.unflatten(1, shape) for level, shape in zip(levels, spatial_shapes, strict=True)]
+        maps = [level.view(x.shape[0], *shape, x.shape[2]) for level, shape in zip(levels, spatial_shapes, strict=True)]
         return [encoded.permute(0, 3, 1, 2) for encoded in maps]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mask2former.d2.config import CfgNode, configurable
 from mask2former.d2.layers import Conv2d
-from mask2former.ops.cpu import linear
+from mask2former.ops.cpu import is_eager, linear
 
 from ..build import TRANSFORMER_DECODER_REGISTRY
 from ..layers import MLP, Linear, c2_xavier_fill
@@ -152,7 +152,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         resized = [resize(mask_features.detach(), feature.shape[-2:]) for feature in x]
         position = self.query_embed.weight if query_positions is None else query_positions
         queries = self.query_feat.weight if query_features is None else query_features
-        queries = queries.expand(len(mask_features), -1, -1)
+        queries = queries.expand(mask_features.shape[0], -1, -1)
         states = [self._describe(queries)]
         layers = zip(
             self.transformer_cross_attention_layers,
@@ -213,7 +213,7 @@ def attention_mask(mask_logits: Tensor) -> Tensor:
 
 def _masks(embeddings: Tensor, mask_features: Tensor) -> Tensor:
     """Multiply (B, Q, mask_dim) with (B, mask_dim, h, w) to mask logits (B, Q, h, w)."""
-    if mask_features.device.type != "cpu":
+    if not is_eager(mask_features):
         return torch.einsum("bqc,bchw->bqhw", embeddings, mask_features)
     images = zip(embeddings, mask_features.flatten(2).transpose(1, 2), strict=True)
     return torch.stack([linear(*image) for image in images]).unflatten(2, mask_features.shape[-2:])
