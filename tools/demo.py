@@ -1,14 +1,13 @@
-"""Segment images and write them with coloured overlays, class names and scores.
+"""Segment images: write pictures, with class names and scores, and predictions in COCO's formats beside them.
 
 Examples:
-    python tools/demo.py --config-file FILE --weights W --input a.jpg b.jpg --output overlays
-    python tools/demo.py --config-file FILE --weights W --input folder 'more/*.png' --output overlays
+    python tools/demo.py --config-file FILE --weights W --input a.jpg b.jpg --output predictions
+    python tools/demo.py --config-file FILE --weights W --input folder 'more/*.png' --output predictions
     python tools/demo.py --config-file FILE --weights W --task instance --confidence-threshold 0.7 \\
-        --input folder --output overlays MODEL.DEVICE cpu
+        --input folder --output predictions MODEL.DEVICE cpu
 
-FILE is a config, such as `config.yaml` in the folder of a training run, which also names the classes. Images that
-cannot be read are reported and skipped; the exit status is then 1. `mask2former predict` needs no FILE, and writes the
-predictions themselves too.
+FILE is a config, such as `config.yaml` in the folder of a training run, which also names the classes. The rest is as
+with `mask2former predict`, which needs no FILE.
 """
 
 import argparse
@@ -36,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not (cfg.MODEL.WEIGHTS or args.allow_missing_weights):
         parser.error("no weights: give --weights FILE")
     try:
-        return predict(args, cfg, pictures=True, results=False)
+        return predict(args, cfg)
     except argparse.ArgumentError as error:
         parser.error(str(error))
 

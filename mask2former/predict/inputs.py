@@ -17,7 +17,7 @@ from mask2former.predict.files import ImageFile, file_name, find_images, is_addr
 
 Images = Any
 """An image or many: array uint8 (H, W, 3), several (N, H, W, 3), one of Pillow's, a path, a folder, a glob pattern, an
-http(s) address, or anything that gives such one after the other."""
+http(s) address, a `Picture`, or anything that gives such one after the other."""
 OnError = Callable[[str, Exception], None]
 """Called with the name of an image that cannot be read, and why."""
 
@@ -58,6 +58,8 @@ def read_pictures(images: Images, *, input_format: str = "RGB", on_error: OnErro
                 on_error(file_name(file), error)
             else:
                 yield picture
+    elif isinstance(images, Picture):
+        yield images
     elif isinstance(images, np.ndarray) and images.ndim != 4:
         yield Picture(_rgb(images, input_format))
     elif isinstance(images, Image.Image):

@@ -58,7 +58,7 @@ def names(folder: Path) -> list[str]:
 
 def test_instances_are_a_file_of_coco(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = run(folder, "--task", "instance")
-    assert names(output) == ["a.png", "instances.json"]
+    assert names(output) == ["a.png", "instances.json", "predictions.jsonl"]
     coco = COCO(str(output / "instances.json"))
     (image,) = coco.imgs.values()
     assert image == {"id": 1, "file_name": (folder / "images" / "a.png").as_posix(), "height": 40, "width": 60}
@@ -74,7 +74,7 @@ def test_instances_are_a_file_of_coco(folder: Path, capsys: pytest.CaptureFixtur
 
 def test_panoptic_ids_are_those_of_the_file(folder: Path) -> None:
     output = run(folder, "--task", "panoptic")
-    assert names(output) == ["a.png", "panoptic.json", "panoptic/a.png"]
+    assert names(output) == ["a.png", "panoptic.json", "panoptic/a.png", "predictions.jsonl"]
     content = read(output / "panoptic.json")
     (annotation,) = content["annotations"]
     ids = rgb_to_id(np.asarray(Image.open(output / "panoptic" / annotation["file_name"])))
@@ -87,7 +87,7 @@ def test_panoptic_ids_are_those_of_the_file(folder: Path) -> None:
 
 def test_semantic_pixels_are_places_in_the_output(folder: Path) -> None:
     output = run(folder, "--no-pictures")  # the one output that the config turns on
-    assert names(output) == ["semantic.json", "semantic/a.png"]
+    assert names(output) == ["predictions.jsonl", "semantic.json", "semantic/a.png"]
     content = read(output / "semantic.json")
     assert content["annotations"] == [{"image_id": 1, "file_name": "a.png"}]
     labels = np.asarray(Image.open(output / "semantic" / "a.png"))
@@ -101,7 +101,10 @@ def test_what_cannot_be_read_is_skipped_and_the_rest_is_written(
     (folder / "images" / "b.png").write_bytes(b"no image")
     shutil.copy(folder / "images" / "a.png", folder / "images" / "a.jpg")  # another image of that name
     output = run(folder, status=1)
-    assert names(output) == ["a.png", "a_2.png", "semantic.json", "semantic/a.png", "semantic/a_2.png"]
+    assert names(output) == [
+        *("a.png", "a_2.png", "predictions.jsonl"),
+        *("semantic.json", "semantic/a.png", "semantic/a_2.png"),
+    ]
     assert [image["id"] for image in read(output / "semantic.json")["images"]] == [1, 2]
     text = capsys.readouterr()
     assert "b.png" in text.err
