@@ -231,6 +231,8 @@ def _add_mask_former(cfg: CfgNode) -> None:
         # For large images, and for evaluation: `sem_seg` is labels (height, width) in place of scores, and
         # `instances.pred_masks` is PackedMasks, one bit a pixel. Test-time augmentation needs scores.
         COMPACT_OUTPUTS=False,
+        # `instances.pred_masks` is RunLengthMasks, COCO's run lengths, which take least memory of all.
+        RUN_LENGTHS=False,
         # Score boundary AP and boundary PQ too (Cheng et al., "Boundary IoU", CVPR 2021).
         BOUNDARY_ON=False,
     )

@@ -58,6 +58,7 @@ class MaskFormer(nn.Module):
         max_inference_bytes: what making the outputs of an image may take beside the predictions and the outputs
             themselves; images are done in parts that fit. None: what suits the device, see `working_memory`.
         compact_outputs: give `sem_seg` as labels (height, width), and the masks of `instances` as `PackedMasks`.
+        run_lengths: give the masks of `instances` as `RunLengthMasks`.
     """
 
     pixel_mean: Tensor
@@ -86,6 +87,7 @@ class MaskFormer(nn.Module):
         compile_model: bool = False,
         max_inference_bytes: int | None = None,
         compact_outputs: bool = False,
+        run_lengths: bool = False,
     ) -> None:
         super().__init__()
         if not (semantic_on or instance_on or panoptic_on):
@@ -120,6 +122,7 @@ class MaskFormer(nn.Module):
                 module.compile()  # in place: names in the state dict stay
         self.max_inference_bytes = max_inference_bytes
         self.compact_outputs = compact_outputs
+        self.run_lengths = run_lengths
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -145,6 +148,7 @@ class MaskFormer(nn.Module):
             "compile_model": cfg.MODEL.COMPILE,
             "max_inference_bytes": test.MAX_MEMORY_MB * 2**20 if test.MAX_MEMORY_MB > 0 else None,
             "compact_outputs": test.COMPACT_OUTPUTS,
+            "run_lengths": test.RUN_LENGTHS,
         }
 
     @property
@@ -178,7 +182,7 @@ class MaskFormer(nn.Module):
         Returns:
             In training the weighted losses by name. Otherwise one dict per image with those asked for of
             `sem_seg` (C, height, width), `panoptic_seg`, a pair (ids, segments), and `instances`; see
-            `mask2former.modeling.inference`, and `compact_outputs` above.
+            `mask2former.modeling.inference`, and `compact_outputs` and `run_lengths` above.
 
         Raises:
             ValueError: in training, if a label is not in [0, C), or masks differ from their image in size.
@@ -227,6 +231,7 @@ class MaskFormer(nn.Module):
                 topk=self.detections_per_image,
                 thing_ids=thing_ids,
                 packed=self.compact_outputs,
+                run_lengths=self.run_lengths,
             )
         results = run_tasks(list(tasks.values()), masks, max_bytes=self.max_inference_bytes)
         return dict(zip(tasks, results, strict=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from mask2former.predict.batches import in_batches
 from mask2former.predict.inputs import Images, OnError, Picture, read_picture, read_pictures
 from mask2former.predict.result import Result
 from mask2former.predict.sources import load, source_config, with_task
+from mask2former.predict.tiles import Tiles, predict_in_tiles
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,7 @@ class Predictor:
         model: what segments, see `Segmenter`.
         metadata: names, colours and kinds of the classes: MODEL.CATEGORIES, else what the checkpoint says, else what is
             registered of the first data set of DATASETS.TEST.
+        tiles: how larger images are cut, if they are.
         score_threshold: instances with a lower score are left out; one for all classes, or one for each.
     """
 
@@ -49,6 +51,8 @@ class Predictor:
         task: str | None = None,
         threshold: float | None = None,
         max_instances: int | None = None,
+        tile: int | tuple[int, int] | None = None,
+        stride: int | tuple[int, int] | None = None,
         device: str = "",
         input_format: str | None = None,
         ema: bool = False,
@@ -66,7 +70,11 @@ class Predictor:
             threshold: least score, in 0..1, of instances, and of what takes part in panoptic segmentation. By default
                 of instances what the checkpoint knows as best for each class from its last evaluation, else 0.5, but
                 with a config none; of panoptic segmentation the config's.
-            max_instances: at most so many instances, the best ones; by default the config's TEST.DETECTIONS_PER_IMAGE.
+            max_instances: at most so many instances, the best ones; by default the config's TEST.DETECTIONS_PER_IMAGE,
+                which with tiles holds for each of them.
+            tile: larger images are cut into tiles of that size, pixels or (height, width), each of which is predicted
+                like an image of its own, see `Tiles` and `predict_in_tiles`. By default images are predicted whole.
+            stride: from one tile to the next, by default three quarters of a tile.
             device: "cpu", "cuda", ...; by default a GPU if there is one, but with a config MODEL.DEVICE, or the CPU
                 where that is "cuda" and there is no usable GPU.
             input_format: channel order of arrays, "RGB" or "BGR" (as OpenCV reads). By default "RGB", but with a config
@@ -96,6 +104,12 @@ class Predictor:
             cfg.TEST.DETECTIONS_PER_IMAGE = max_instances
         if ema:
             cfg.MODEL_EMA.USE_EMA_WEIGHTS_FOR_EVAL_ONLY = True
+        if tile is None and stride is not None:
+            raise ValueError("a stride needs tiles: give their size as tile")
+        self.tiles = None if tile is None else Tiles(tile, stride)
+        self._labels_only: bool = cfg.MODEL.MASK_FORMER.TEST.COMPACT_OUTPUTS
+        if self.tiles is not None:
+            cfg.MODEL.MASK_FORMER.TEST.COMPACT_OUTPUTS = False  # labels have no mean
         if cfg.INPUT.FORMAT not in ("BGR", "RGB"):
             raise ValueError(f"INPUT.FORMAT must be BGR or RGB, not {cfg.INPUT.FORMAT!r}")
         self.cfg = use_available_device(cfg)
@@ -136,7 +150,10 @@ class Predictor:
             ValueError: it is no image, or more than one.
             DataError, OSError: it cannot be read.
         """
-        return self._run([self._prepare(read_picture(image, input_format=self._input_format))])[0]
+        picture = read_picture(image, input_format=self._input_format)
+        if self.tiles is not None:
+            return self._tiled(picture, self.tiles, batch_size=1)
+        return self._run([self._prepare(picture)])[0]
 
     def predict(self, images: Images, *, batch_size: int = 1) -> list[Result]:
         """The results of some images, all at once; see `stream`."""
@@ -150,7 +167,8 @@ class Predictor:
         Args:
             images: an array, image of Pillow's, path, folder, glob pattern or address, several arrays (N, H, W, 3) of
                 one size, or anything that gives such one after the other, such as frames of a video.
-            batch_size: so many images run together, if they have the same size when they are resized for the model.
+            batch_size: so many images, or tiles of one, run together, if they have the same size when they are resized
+                for the model.
             on_error: called with the name of a file that cannot be read, and the error; it is then left out. By default
                 the error is raised.
 
@@ -161,6 +179,8 @@ class Predictor:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         pictures = read_pictures(images, input_format=self._input_format, on_error=on_error)
+        if (tiles := self.tiles) is not None:
+            return (self._tiled(picture, tiles, batch_size=batch_size) for picture in pictures)
         prepared = (self._prepare(picture) for picture in pictures)
         return in_batches(prepared, lambda item: item.inputs["image"].shape, self._run, batch_size=batch_size)
 
@@ -183,15 +203,27 @@ class Predictor:
         return _Prepared(picture, {"image": tensor, "height": height, "width": width})
 
     @torch.no_grad()
+    def _outputs(self, batch: Sequence[_Prepared]) -> list[dict[str, Any]]:
+        outputs: list[dict[str, Any]] = self.model([prepared.inputs for prepared in batch])
+        for output in outputs:
+            if "instances" in output:
+                output["instances"] = select_instances(output["instances"], score_threshold=self.score_threshold)
+        return outputs
+
     def _run(self, batch: Sequence[_Prepared]) -> list[Result]:
-        outputs = self.model([prepared.inputs for prepared in batch])
+        outputs = self._outputs(batch)
         return [self._result(prepared.picture, output) for prepared, output in zip(batch, outputs, strict=True)]
+
+    def _tiled(self, picture: Picture, tiles: Tiles, *, batch_size: int) -> Result:
+        def outputs(images: Iterable[np.ndarray]) -> Iterator[dict[str, Any]]:
+            prepared = (self._prepare(Picture(image)) for image in images)
+            return in_batches(prepared, lambda item: item.inputs["image"].shape, self._outputs, batch_size=batch_size)
+
+        return self._result(picture, predict_in_tiles(picture.pixels, tiles, outputs, labels_only=self._labels_only))
 
     def _result(self, picture: Picture, output: dict[str, Any]) -> Result:
         if "instances" in output:
-            output["instances"] = select_instances(
-                output["instances"], score_threshold=self.score_threshold, max_instances=self.max_instances
-            )
+            output["instances"] = select_instances(output["instances"], max_instances=self.max_instances)
         return Result(picture.pixels, output, self.metadata, name=picture.name)
 
 
@@ -216,6 +248,7 @@ def _named_config(source: str | os.PathLike[str]) -> CfgNode:
     cfg.defrost()
     cfg.MODEL.DEVICE = _best_device()
     cfg.MODEL.MASK_FORMER.TEST.COMPACT_OUTPUTS = True
+    cfg.MODEL.MASK_FORMER.TEST.RUN_LENGTHS = True
     return cfg
 
 

@@ -17,6 +17,7 @@ from mask2former.modeling.build import build_criterion
 from mask2former.modeling.mask_rows import OutputMasks
 from mask2former.modeling.masks import PackedMasks
 from mask2former.modeling.matcher import Target
+from mask2former.modeling.run_lengths import RunLengthMasks
 from tests.helpers import golden
 from tests.helpers.models import DATASET, example, published_cfg, small_cfg, small_model, stripes, total
 
@@ -225,6 +226,16 @@ def test_outputs_can_be_compact_and_made_in_parts() -> None:
             assert torch.equal(found["panoptic_seg"][0], expected["panoptic_seg"][0])
             assert torch.equal(found["instances"].pred_masks.tensor, expected["instances"].pred_masks)
             torch.testing.assert_close(found["instances"].scores, expected["instances"].scores, rtol=1e-5, atol=0)
+
+
+def test_masks_of_instances_can_be_run_lengths() -> None:
+    image = {"image": example(40, 56)["image"], "height": 80, "width": 113}
+    key = "MODEL__MASK_FORMER__TEST__RUN_LENGTHS"
+    with torch.no_grad():
+        expected, found = (small_model(**{key: on}).eval()([image])[0]["instances"] for on in (False, True))
+    assert isinstance(found.pred_masks, RunLengthMasks)
+    assert torch.equal(found.pred_masks.tensor, expected.pred_masks)
+    assert torch.equal(found.scores, expected.scores)
 
 
 def test_negative_size_divisibility_means_the_backbones_own() -> None:

@@ -17,7 +17,7 @@ from mask2former.checkpoint.description import describe
 from mask2former.d2.config import CfgNode
 from mask2former.d2.modeling import build_model
 from mask2former.data.datasets.metadata import metadata_of
-from mask2former.modeling.masks import PackedMasks
+from mask2former.modeling.run_lengths import RunLengthMasks
 from mask2former.predict.sources import EXPORTED, Loaded, source_config
 from tests.helpers.brightness_model import BrightnessModel, brightness_config
 from tests.helpers.models import small_cfg
@@ -130,7 +130,7 @@ def test_threshold_of_panoptic_segments(small: Path) -> None:
 
 
 def test_a_named_source_gives_compact_outputs(small: Path) -> None:
-    assert isinstance(Predictor(small, task="instance")(half_bright())["instances"].pred_masks, PackedMasks)
+    assert isinstance(Predictor(small, task="instance")(half_bright())["instances"].pred_masks, RunLengthMasks)
     assert Predictor(small, task="semantic")(half_bright())["sem_seg"].shape == (40, 60)
     assert Predictor.from_checkpoint(small)(half_bright())["sem_seg"].shape == (2, 40, 60)
 
