@@ -6,12 +6,15 @@ Examples:
     mask2former predict --weights coco/panoptic-segmentation/maskformer2_R50_bs16_50ep --input photo.jpg \\
         --output predictions MODEL.DEVICE cpu
     torchrun --nproc-per-node 8 -m mask2former predict --weights model.pth --input folder --output predictions
+    mask2former predict --weights model.pth --input map.png --output predictions --tile 1024
+    mask2former predict --weights model.pth --video drive.mp4 --output drawn.mp4
+    mask2former predict --weights model.pth --webcam --show
 
 The checkpoint says which model it belongs to and names the classes; no config file is needed, unless it was written by
 an older version or another program. DIR receives NAME.png for each image, and for the task of the model panoptic.json
 with panoptic/, instances.json, or semantic.json with semantic/. Every image that is done is noted in predictions.jsonl:
 the same command goes on where a former one ended, whatever ended it. Images that cannot be read are reported and
-skipped; the exit status is then 1.
+skipped; the exit status is then 1. Of videos and cameras, frames with what was found in them are written or shown.
 """
 
 import argparse
@@ -29,6 +32,7 @@ from .arguments import (
 if TYPE_CHECKING:
     from mask2former.d2.config import CfgNode
     from mask2former.predict.files import ImageFile
+    from mask2former.predict.predictor import Predictor
     from mask2former.predict.run import Outcome
 
 TASKS = ("panoptic", "instance", "semantic")
@@ -43,8 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_prediction_arguments(parser: argparse.ArgumentParser) -> None:
     """What the demo takes too."""
-    parser.add_argument("--input", required=True, nargs="+", help="images, folders, quoted glob patterns, addresses")
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder to write")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--input", nargs="+", help="images, folders, quoted glob patterns, addresses")
+    source.add_argument("--video", metavar="FILE", help="a video; with --output FILE.mp4, --show, or both")
+    source.add_argument("--webcam", type=int, nargs="?", const=0, metavar="N", help="a camera, by default 0; likewise")
+    parser.add_argument("--output", metavar="DIR", help="folder to write; of a video or camera, the video to write")
+    parser.add_argument("--show", action="store_true", help="show frames of a video or camera in a window until q")
     parser.add_argument(
         "--task",
         choices=["auto", *TASKS],
@@ -68,6 +76,18 @@ def add_prediction_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="images of one size that run together (default: 1)",
     )
+    parser.add_argument(
+        "--tile",
+        type=positive_int,
+        metavar="N",
+        help="cut larger images into tiles of N x N pixels, predict each like an image, and join what crosses seams",
+    )
+    parser.add_argument(
+        "--stride",
+        type=positive_int,
+        metavar="N",
+        help="pixels from one tile to the next (default: three quarters of a tile)",
+    )
     parser.add_argument("--no-pictures", action="store_true", help="write the predictions alone")
     parser.add_argument("--overwrite", action="store_true", help="replace what DIR has, instead of going on with it")
     add_missing_weights_option(parser)
@@ -89,7 +109,7 @@ def configure(args: argparse.Namespace) -> "CfgNode":
 
     import_modules(args.modules)
     cfg = get_cfg() if args.config_file else source_config(args.weights)
-    cfg.MODEL.MASK_FORMER.TEST.COMPACT_OUTPUTS = True
+    cfg.MODEL.MASK_FORMER.TEST.COMPACT_OUTPUTS = cfg.MODEL.MASK_FORMER.TEST.RUN_LENGTHS = True
     cfg = load_cfg(cfg, args.config_file, args.opts)
     if args.weights and args.config_file:
         cfg.defrost()
@@ -98,7 +118,7 @@ def configure(args: argparse.Namespace) -> "CfgNode":
 
 
 def predict(args: argparse.Namespace, cfg: "CfgNode") -> int:
-    """Predict on `args.input` with the model of a config; returns 1 if images could not be read."""
+    """Predict on images, a video or a camera with the model of a config; returns 1 if images could not be read."""
     import logging
 
     from mask2former.engine.launch import launch
@@ -106,6 +126,11 @@ def predict(args: argparse.Namespace, cfg: "CfgNode") -> int:
     from mask2former.predict.run import Outcome
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    if args.input is None:
+        return _predict_video(args, cfg)
+    if not args.output or args.show:
+        wrong = "--show is for --video and --webcam" if args.show else "--input needs --output DIR"
+        raise argparse.ArgumentError(None, wrong)
     images = find_images(args.input)
     if not images:
         raise argparse.ArgumentError(None, f"no images in {' '.join(args.input)}")
@@ -119,20 +144,10 @@ def _predict(args: argparse.Namespace, cfg: "CfgNode", images: "list[ImageFile]"
     from pathlib import Path
 
     from mask2former.d2 import comm
-    from mask2former.predict.predictor import Predictor
     from mask2former.predict.run import predict_files
 
-    predictor = Predictor(
-        cfg,
-        task=args.task,
-        threshold=args.confidence_threshold,
-        ema=args.ema,
-        allow_missing_weights=args.allow_missing_weights,
-    )
-    if args.confidence_threshold is None and not predictor.score_threshold:
-        predictor.score_threshold = 0.5  # the checkpoint knows none
     outcome = predict_files(
-        predictor,
+        _predictor(args, cfg),
         images,
         Path(args.output),
         pictures=not args.no_pictures,
@@ -143,3 +158,35 @@ def _predict(args: argparse.Namespace, cfg: "CfgNode", images: "list[ImageFile]"
         before = f" ({outcome.before} from before)" if outcome.before else ""
         print(f"{outcome.predicted} predictions{before} in {args.output}, {len(outcome.skipped)} images skipped")
     return outcome
+
+
+def _predict_video(args: argparse.Namespace, cfg: "CfgNode") -> int:
+    from mask2former.predict.video import predict_video
+
+    if not (args.output or args.show):
+        raise argparse.ArgumentError(None, "a video or camera needs --output FILE.mp4, --show, or both")
+    if args.no_pictures or args.overwrite:
+        raise argparse.ArgumentError(None, "--no-pictures and --overwrite are for --input")
+    source = args.webcam if args.video is None else args.video
+    predictor = _predictor(args, cfg)
+    count = predict_video(predictor, source, output=args.output, show=args.show, batch_size=args.batch_size)
+    print(f"{count} frames" + (f" in {args.output}" if args.output else ""))
+    return 0
+
+
+def _predictor(args: argparse.Namespace, cfg: "CfgNode") -> "Predictor":
+    from mask2former.predict.predictor import Predictor
+
+    predictor = Predictor(
+        cfg,
+        task=args.task,
+        threshold=args.confidence_threshold,
+        tile=args.tile,
+        stride=args.stride,
+        input_format="RGB",
+        ema=args.ema,
+        allow_missing_weights=args.allow_missing_weights,
+    )
+    if args.confidence_threshold is None and not predictor.score_threshold:
+        predictor.score_threshold = 0.5  # the checkpoint knows none
+    return predictor

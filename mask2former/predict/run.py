@@ -158,5 +158,6 @@ def _settings(predictor: Predictor, task: str) -> dict[str, Any]:
         "task": task,
         "weights": [str(file.resolve()), *_version(file)] if file.exists() else [weights],
         "threshold": predictor.score_threshold,
+        "tiles": None if predictor.tiles is None else [*predictor.tiles.sides, *predictor.tiles.steps],
         "config": hashlib.sha256(cfg.dump().encode()).hexdigest(),
     }
