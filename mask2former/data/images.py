@@ -1,5 +1,6 @@
 """Reading images and label maps from files, with errors that name the file."""
 
+import io
 import os
 from collections.abc import Iterable
 
@@ -41,6 +42,15 @@ def read_image(path: str | os.PathLike[str], format: str = "RGB") -> np.ndarray:
         raise ValueError(f"INPUT.FORMAT must be RGB or BGR, not {format!r}")
     array = upright_rgb(_decode(path), path)
     return array if format == "RGB" else array[:, :, ::-1]
+
+
+def decode_image(content: bytes, name: str) -> np.ndarray:
+    """The image of a file that was read already, as `read_image` gives it, (H, W, 3) uint8 RGB.
+
+    Raises:
+        DataError: as `read_image`; `name` is what it calls the image.
+    """
+    return upright_rgb(_decode(name, content), name)
 
 
 def upright_rgb(image: Image.Image, name: object) -> np.ndarray:
@@ -183,9 +193,10 @@ def _scale_grey(grey: np.ndarray, path: object) -> np.ndarray:
     return np.repeat(scaled[:, :, None], 3, axis=2)
 
 
-def _decode(path: str | os.PathLike[str]) -> Image.Image:
+def _decode(path: str | os.PathLike[str], content: bytes | None = None) -> Image.Image:
+    """The image of a file, or of its content; `path` is then what errors call it."""
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with Image.open(path if content is None else io.BytesIO(content), formats=_FORMATS) as image:
             image.load()
             return image
     except FileNotFoundError:
