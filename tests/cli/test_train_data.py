@@ -10,6 +10,7 @@ import yaml
 
 from mask2former.cli.commands import main
 from tests.helpers.blobs import make_instances, make_label_maps
+from tests.helpers.training import restored_logging
 
 ROOT = Path(__file__).parents[2]
 TINY = (
@@ -38,68 +39,75 @@ def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def train(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return run(folder, "-m", "mask2former", "train", *words)
+def train(*words: str) -> int:
+    """The exit status of the command in this process."""
+    with restored_logging(), pytest.raises(SystemExit) as end:
+        main(["train", *words])
+    status: int = end.value.code or 0  # type: ignore[assignment]
+    return status
 
 
-def test_from_a_folder_to_a_model(tmp_path: Path) -> None:
-    make_instances(tmp_path / "blobs")
-    done = train(tmp_path, "--data", "blobs", "--from-scratch", "--output", "run", *TINY)
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def test_from_a_folder_to_a_model(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make_instances(folder / "blobs")
+    words = ("--data", "blobs", "--from-scratch", "--output", "run", *TINY)
+    done = run(folder, "-m", "mask2former", "train", *words)
     assert done.returncode == 0, done.stderr
     rows = [" ".join(line.split()) for line in done.stdout.splitlines()]
     assert "MODEL.SEM_SEG_HEAD.NUM_CLASSES 2 classes of the data" in rows
     assert "SOLVER.MAX_ITER 2 given" in rows
-    names = {path.name for path in (tmp_path / "run").iterdir()}
+    names = {path.name for path in (folder / "run").iterdir()}
     assert {"data.yaml", "config.yaml", "config_full.yaml", "model_final.pth", "log.txt", "metrics.json"} <= names
-    short = yaml.safe_load((tmp_path / "run/config.yaml").read_text(encoding="utf-8"))
+    short = yaml.safe_load((folder / "run/config.yaml").read_text(encoding="utf-8"))
     assert short["_BASE_"].endswith("small.yaml")
     assert short["SOLVER"]["MAX_ITER"] == 2
 
     tool = (str(ROOT / "tools/train_net.py"), "--config-file", "run/config.yaml")
-    done = run(tmp_path, *tool, "--eval-only", "MODEL.WEIGHTS", "run/model_final.pth")
+    done = run(folder, *tool, "--eval-only", "MODEL.WEIGHTS", "run/model_final.pth")
     assert done.returncode == 0, done.stderr
     assert "AP50" in done.stdout
-    done = train(tmp_path, "--data", "blobs", "--output", "run", "--resume", "SOLVER.MAX_ITER", "3")
-    assert done.returncode == 0, done.stderr
-    assert "Resuming at iteration 2" in done.stdout
-    assert not (tmp_path / "run/config.yaml.old").exists()
+    assert train("--data", "blobs", "--output", "run", "--resume", "SOLVER.MAX_ITER", "3") == 0
+    assert "Resuming at iteration 2" in caplog.text
+    assert not (folder / "run/config.yaml.old").exists()
 
 
-def test_a_dry_run_writes_what_the_same_command_takes(tmp_path: Path) -> None:
-    make_label_maps(tmp_path / "maps")
-    done = train(tmp_path, "--data", "maps", "--dry-run", "--output", "run", "SOLVER.IMS_PER_BATCH", "2")
-    assert done.returncode == 0, done.stderr
-    assert "nothing is trained" in done.stdout
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.yaml", "data.yaml"]
-    first = (tmp_path / "run/config.yaml").read_text(encoding="utf-8")
+def test_a_dry_run_writes_what_the_same_command_takes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_label_maps(folder / "maps")
+    assert train("--data", "maps", "--dry-run", "--output", "run", "SOLVER.IMS_PER_BATCH", "2") == 0
+    assert "nothing is trained" in capsys.readouterr().out
+    assert sorted(path.name for path in (folder / "run").iterdir()) == ["config.yaml", "data.yaml"]
+    first = (folder / "run/config.yaml").read_text(encoding="utf-8")
     assert "WEIGHTS: zoo://ade20k/semantic-segmentation/swin/maskformer2_swin_tiny_bs16_160k" in first
-    again = ("--data", "run/data.yaml", "--dry-run", "--output", "run", "SOLVER.IMS_PER_BATCH", "2")
-    assert train(tmp_path, *again).returncode == 0
-    assert (tmp_path / "run/config.yaml").read_text(encoding="utf-8") == first
-    assert not (tmp_path / "run/data.yaml.old").exists()
+    assert train("--data", "run/data.yaml", "--dry-run", "--output", "run", "SOLVER.IMS_PER_BATCH", "2") == 0
+    assert (folder / "run/config.yaml").read_text(encoding="utf-8") == first
+    assert not (folder / "run/data.yaml.old").exists()
 
 
-def test_several_data_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_several_data_sets(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("maps", "more"):
-        make_label_maps(tmp_path / name)
+        make_label_maps(folder / name)
     words = ["--data", "maps", "--data", "more:0.3", "--dry-run", "--output", "run", "SOLVER.IMS_PER_BATCH", "2"]
-    with pytest.raises(SystemExit) as end:
-        main(["train", *words])
-    assert not end.value.code
+    assert train(*words) == 0
     assert "2 data sets, for semantic segmentation" in capsys.readouterr().out
-    short = yaml.safe_load((tmp_path / "run/config.yaml").read_text(encoding="utf-8"))
+    short = yaml.safe_load((folder / "run/config.yaml").read_text(encoding="utf-8"))
     assert short["DATASETS"]["TRAIN"] == ["maps_train", "more_train"]
     assert short["DATASETS"]["RATIOS"] == [1.0, 0.3]
 
 
-def test_weights_that_cannot_be_had_end_with_the_ways_out(tmp_path: Path) -> None:
-    make_instances(tmp_path / "blobs")
-    done = train(tmp_path, "--data", "blobs", "--weights", "none.pth", "--output", "run", *TINY)
-    assert done.returncode == 1
-    assert "none.pth" in done.stderr
-    assert "--from-scratch" in done.stderr
-    assert not (tmp_path / "run").exists()
+def test_weights_that_cannot_be_had_end_with_the_ways_out(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_instances(folder / "blobs")
+    assert train("--data", "blobs", "--weights", "none.pth", "--output", "run", *TINY) == 1
+    said = capsys.readouterr().err
+    assert "none.pth" in said
+    assert "--from-scratch" in said
+    assert not (folder / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -111,14 +119,16 @@ def test_weights_that_cannot_be_had_end_with_the_ways_out(tmp_path: Path) -> Non
         (["--data", "x", "--from-scratch", "--weights", "y.pth"], "not allowed with"),
     ],
 )
-def test_arguments_that_do_not_go_together(tmp_path: Path, words: list[str], problem: str) -> None:
-    done = train(tmp_path, *words)
-    assert done.returncode == 2
-    assert problem in done.stderr
+def test_arguments_that_do_not_go_together(
+    folder: Path, words: list[str], problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(*words) == 2
+    assert problem in capsys.readouterr().err
 
 
-def test_one_process_prepares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_process_prepares(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    done = train(tmp_path, "--data", "x")
-    assert done.returncode == 2
-    assert "--dry-run in one process" in done.stderr
+    assert train("--data", "x") == 2
+    assert "--dry-run in one process" in capsys.readouterr().err
