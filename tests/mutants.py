@@ -333,7 +333,7 @@ MUTANTS = [
     Mutant(
         "every process reads all", SAMPLING, "(self.rank - first) % self.world_size", "(0 - first) % self.world_size"
     ),
-    Mutant("never shuffled", SAMPLING, "if not self.shuffle:", "if True:"),
+    Mutant("never shuffled", SAMPLING, "if not self.shuffle:", "if True:", ("data/test_loader.py",)),
     Mutant(
         "resumed run starts over",
         LOADER,
@@ -486,7 +486,7 @@ MUTANTS = [
         "evaluation/pictures.py",
         '"panoptic_seg" in output',
         '"panoptic_seg" not in output',
-        ("evaluation/test_pictures.py", "engine/test_predictor.py"),
+        ("evaluation/test_pictures.py",),
     ),
     Mutant(
         "thresholds of the weights for their average",
