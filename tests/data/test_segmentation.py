@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_api
 
-from mask2former.data.segmentation import find_wrong_code
+from mask2former.data.segmentation import check_segmentation, find_wrong_code
 
 
 def codes(count: int) -> list[dict]:
@@ -60,3 +60,43 @@ def test_the_first_wrong_one_is_named(place: int) -> None:
     for i in {place, 1999}:
         many[i] = {"size": many[i]["size"], "counts": many[i]["counts"].decode() + "0`"}
     assert find_wrong_code(many) == place
+
+
+SQUARE = [1, 1, 5, 1, 5, 4, 1, 4]
+MASK = np.zeros((6, 8), np.uint8, order="F")
+MASK[1:4, 1:5] = 1
+CODE = mask_api.encode(MASK)
+COUNTS = [7, 3, 3, 3, 3, 3, 3, 3, 20]
+
+
+def test_segmentations_become_what_pycocotools_takes() -> None:
+    assert check_segmentation([SQUARE, [0, 0, 1, 1]], 6, 8) == [SQUARE]
+    for code in (CODE, {**CODE, "counts": CODE["counts"].decode()}):
+        assert check_segmentation(code, 6, 8) == {"size": [6, 8], "counts": code["counts"]}
+    np.testing.assert_array_equal(mask_api.decode(check_segmentation({"size": [6, 8], "counts": COUNTS}, 6, 8)), MASK)
+    empty = check_segmentation({"size": [6, 8], "counts": [48, 0]}, 6, 8)
+    assert mask_api.area(empty) == 0
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        ({**CODE, "size": [8, 6]}, "run lengths of size"),
+        ({"size": [6, 8], "counts": [*COUNTS[:-1], 19]}, "do not add up"),
+        ({"size": [6, 8], "counts": [50, -2]}, "do not add up"),
+        ({"size": [6, 8], "counts": [47.0, 1]}, "do not add up"),
+        ({"size": [6, 8], "counts": 48}, "run lengths that are a int"),
+        ({"size": [6, 8], "counts": (48,)}, "run lengths that are a tuple"),
+        ([[0, 0, 1]], "a polygon of 3 numbers"),
+        (["abcdef"], "a polygon that is a str"),
+        ([[*SQUARE[:-1], float("nan")]], "no numbers, or beyond"),
+        ([[*SQUARE[:-1], 801]], "no numbers, or beyond"),
+        ([[*SQUARE[:-1], -801]], "no numbers, or beyond"),
+        ([], "no mask"),
+        ("abc", "no mask"),
+        ({"counts": COUNTS}, "no mask"),
+    ],
+)
+def test_what_is_no_segmentation(segmentation: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_segmentation(segmentation, 6, 8)
