@@ -283,14 +283,14 @@ def waiting(out: Path, text: str, seconds: float) -> None:
 class _WaitingInEvaluation(PlainTrainer):
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
-        return _Slow([[{"image": torch.ones(4)}]] * 3, Path(cfg.OUTPUT_DIR, "said"))
+        return _SlowBatches([[{"image": torch.ones(4)}]] * 3, Path(cfg.OUTPUT_DIR, "said"))
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
         return DatasetEvaluators([])
 
 
-class _Slow(list[Any]):
+class _SlowBatches(list[Any]):
     def __init__(self, batches: list[Any], until: Path) -> None:
         super().__init__(batches)
         self.until = until
