@@ -11,7 +11,7 @@ exit status is 1.
 """
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import Any
 
 from .arguments import (
     add_config_file_option,
@@ -22,12 +22,7 @@ from .arguments import (
     positive_int,
 )
 
-if TYPE_CHECKING:
-    from torch import nn
-
-    from mask2former.d2.config import CfgNode
-
-FORMATS = ("onnx",)
+FORMATS = ("onnx", "pt2", "openvino", "tensorrt-onnx")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_weights_option(parser)
     add_config_file_option(parser, default="")
     parser.add_argument("--format", choices=FORMATS, required=True, help="what to write")
-    parser.add_argument("--output", required=True, metavar="FILE", help="file to write")
+    parser.add_argument(
+        "--output", required=True, metavar="FILE", help="file to write: .onnx, .pt2, or .xml for openvino"
+    )
+    parser.add_argument(
+        "--postprocess", action="store_true", help="let the graph also make the outputs that the config turns on"
+    )
     parser.add_argument(
         "--size", type=parse_size, metavar="HEIGHTxWIDTH", help="of all images that will come (default: any size)"
     )
@@ -53,38 +53,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the file, and say how far it differs."""
+    from mask2former.config import get_cfg
+    from mask2former.data.datasets.metadata import categories_of
+    from mask2former.engine.command import import_modules
+    from mask2former.engine.setup import load_cfg
     from mask2former.export import export_model
+    from mask2former.predict.sources import load, source_config
 
-    model, cfg = load_model(args)
+    import_modules(args.modules)
+    cfg = get_cfg() if args.config_file else source_config(args.weights)
+    weights = args.weights if args.config_file else cfg.MODEL.WEIGHTS
+    fixed = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", weights, "MODEL.COMPILE", "False"]
+    cfg = load_cfg(cfg, args.config_file, [*args.opts, *fixed])
+    loaded = load(cfg)
+    model: Any = loaded.segmenter
     comparison = export_model(
         model,
         cfg,
         args.output,
-        categories=cfg.MODEL.CATEGORIES,
+        format=args.format,
+        categories=categories_of(loaded.metadata),
+        score_thresholds=loaded.score_thresholds,
+        postprocess=args.postprocess,
         size=args.size,
         batch=args.batch,
         tolerance=args.tolerance,
     )
-    print(f"largest difference to PyTorch, by images x height x width:\n{comparison.text()}\nwrote {args.output}")
-
-
-def load_model(args: argparse.Namespace) -> "tuple[nn.Module, CfgNode]":
-    """The model on the CPU, with its weights, and its config, with the classes as far as they are known."""
-    from mask2former.checkpoint import checkpoint_config, load_weights
-    from mask2former.config import get_cfg
-    from mask2former.d2.modeling import build_model
-    from mask2former.engine.command import import_modules
-    from mask2former.engine.setup import load_cfg, with_categories
-
-    import_modules(args.modules)
-    cfg = get_cfg() if args.config_file else checkpoint_config(args.weights)
-    fixed = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", args.weights, "MODEL.COMPILE", "False"]
-    cfg = load_cfg(cfg, args.config_file, [*args.opts, *fixed])
-    model = build_model(cfg).eval()
-    averaged = cfg.MODEL_EMA.USE_EMA_WEIGHTS_FOR_EVAL_ONLY
-    report = load_weights(model, args.weights, complete=True, averaged=averaged)
-    categories = cfg.MODEL.CATEGORIES or list(report.categories) or with_categories(cfg).MODEL.CATEGORIES
-    cfg.defrost()
-    cfg.MODEL.CATEGORIES = categories
-    cfg.freeze()
-    return model, cfg
+    if comparison.differences:
+        print(f"largest difference to PyTorch, by images x height x width:\n{comparison.text()}")
+    else:
+        print("the graph is as TensorRT wants it; what TensorRT computes has not been compared")
+    print(f"wrote {args.output}")

@@ -4,6 +4,7 @@ A JSON text under the key `mask2former` of the file's metadata:
 
 - `version`: of this package, which wrote it; `task`: the one that tells most of those that the model is for;
 - `categories`: the classes in the order of the output: `name`, `isthing`, and as far as known `id` and `color`;
+- `score_thresholds`: for each class the score of instances with the highest F1, empty if it is not known;
 - `input`: `format`, the order of channels (BGR or RGB); `min_size` and `max_size`, what the short and the long side of
   images are resized to; `size_divisibility`, what the graph pads images to;
 - `postprocessing`: the settings of what follows the logits, and `in_graph`, whether it is part of the file;
@@ -29,6 +30,7 @@ def describe_export(
     cfg: CfgNode,
     categories: Sequence[Mapping[str, Any]],
     *,
+    score_thresholds: Sequence[float],
     size_divisibility: int,
     outputs: Sequence[str],
     in_graph: bool,
@@ -39,6 +41,7 @@ def describe_export(
         {
             **describe(cfg),
             "categories": [dict(category) for category in categories],
+            "score_thresholds": list(score_thresholds),
             "input": {
                 "format": cfg.INPUT.FORMAT,
                 "min_size": cfg.INPUT.MIN_SIZE_TEST,

@@ -15,6 +15,9 @@ from .deformable import GatheredDeformAttn
 
 # B batch, Q queries, C classes, H and W size of the images, h and w size of the masks
 
+LOGITS = {"class_logits": ("batch", "", ""), "mask_logits": ("batch", "", "mask_height", "mask_width")}
+"""The outputs, in their order, and what their dimensions are called; "" for those that do not vary."""
+
 
 class LogitsGraph(nn.Module):
     """A model's normalisation, padding, backbone and head, without a criterion; its own copy, in evaluation mode.
@@ -32,6 +35,7 @@ class LogitsGraph(nn.Module):
         self.backbone = copy.deepcopy(model.backbone)
         self.head = _replaced(copy.deepcopy(model.sem_seg_head), attention)
         self.size_divisibility = model.size_divisibility
+        self.outputs = LOGITS
         self.register_buffer("pixel_mean", model.pixel_mean.clone())
         self.register_buffer("pixel_std", model.pixel_std.clone())
         self.eval().requires_grad_(False)
@@ -47,11 +51,17 @@ class LogitsGraph(nn.Module):
             multiples of `size_divisibility`.
         """
         pixels = (images.float() - self.pixel_mean) / self.pixel_std
+        height, width = images.shape[2], images.shape[3]
+        padded_height, padded_width = self.padded_size(height, width)
         if self.size_divisibility > 1:
-            bottom, right = (-images.shape[axis] % self.size_divisibility for axis in (2, 3))
-            pixels = F.pad(pixels, (0, right, 0, bottom))
+            pixels = F.pad(pixels, (0, padded_width - width, 0, padded_height - height))
         outputs = self.head(self.backbone(pixels))
         return outputs["pred_logits"], outputs["pred_masks"]
+
+    def padded_size(self, height: int, width: int) -> tuple[int, int]:
+        """The size that images are padded to."""
+        divisor = max(self.size_divisibility, 1)
+        return (height + divisor - 1) // divisor * divisor, (width + divisor - 1) // divisor * divisor
 
 
 def _replaced(head: nn.Module, attention: Callable[[MSDeformAttn], nn.Module]) -> nn.Module:

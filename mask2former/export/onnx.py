@@ -71,7 +71,7 @@ def check_onnx(model: Any, *, plugins: Sequence[str] = ()) -> None:
     """Raises ExportError for what runtimes cannot be trusted with, or do not know.
 
     Args:
-        plugins: operators that may be there though no standard knows them.
+        plugins: operators that may be there though no standard knows them; what they take may have six dimensions.
     """
     onnx = import_extra("onnx")
     operators = {(node.domain, node.op_type) for node in _nodes(model.graph)}
@@ -86,7 +86,7 @@ def check_onnx(model: Any, *, plugins: Sequence[str] = ()) -> None:
         raise ExportError(f"the graph has operators that are not standard: {', '.join(foreign)}")
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in inferred.graph.value_info}
-    high = sorted(name for name, rank in ranks.items() if rank > MAX_RANK)
+    high = sorted(name for name, rank in ranks.items() if rank > MAX_RANK and not plugins)
     if high:
         raise ExportError(
             f"{len(high)} tensors of the graph have more than {MAX_RANK} dimensions, which some runtimes do not "
@@ -105,12 +105,11 @@ class OnnxSession:
         options.log_severity_level = 3
         source = path if isinstance(path, bytes) else str(path)
         self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-        self.outputs = [output.name for output in self._session.get_outputs()]
         self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
 
-    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """Outputs by name for images uint8 (N, 3, H, W)."""
-        return dict(zip(self.outputs, self._session.run(None, {INPUT: images}), strict=True))
+    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Outputs in their order for images uint8 (N, 3, H, W)."""
+        return tuple(self._session.run(None, {INPUT: images}))
 
 
 def _nodes(graph: Any) -> Iterator[Any]:

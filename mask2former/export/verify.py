@@ -17,6 +17,7 @@ TOLERANCE = 1e-3
 
 Shape = tuple[int, int, int]  # images, height, width
 Runner = Callable[[np.ndarray], Mapping[str, np.ndarray]]
+Reference = Callable[[Tensor, Mapping[str, np.ndarray]], Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class Comparison:
 
     @property
     def largest(self) -> float:
-        """Of all."""
-        return max(value for outputs in self.differences.values() for value in outputs.values())
+        """Of all; 0 if nothing could be run."""
+        return max((value for outputs in self.differences.values() for value in outputs.values()), default=0.0)
 
     def text(self) -> str:
         """One line for each size."""
@@ -50,12 +51,12 @@ def probe_images(shape: Shape, seed: int = 0) -> Tensor:
     return (255 * (0.6 * smooth + 0.3 * edges + 0.1 * fine)).to(torch.uint8)
 
 
-def compare(run: Runner, reference: Callable[[Tensor], Mapping[str, Tensor]], shapes: Sequence[Shape]) -> Comparison:
+def compare(run: Runner, reference: Reference, shapes: Sequence[Shape]) -> Comparison:
     """Run a file and PyTorch on the same images of each shape.
 
     Args:
         run: of the exported file, from uint8 (N, 3, H, W) to its outputs by name.
-        reference: in PyTorch.
+        reference: from the same images, and what the file gave for them, to what it should give.
 
     Raises:
         ExportError: an output is missing, or has another shape.
@@ -64,8 +65,7 @@ def compare(run: Runner, reference: Callable[[Tensor], Mapping[str, Tensor]], sh
     for shape in shapes:
         images = probe_images(shape)
         found = run(images.numpy())
-        with torch.no_grad():
-            expected = reference(images)
+        expected = reference(images, found)
         differences[shape] = {name: _difference(name, found, value.numpy()) for name, value in expected.items()}
     return Comparison(differences)
 

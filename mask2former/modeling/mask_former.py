@@ -127,8 +127,8 @@ class MaskFormer(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         backbone = build_backbone(cfg)
-        test = cfg.MODEL.MASK_FORMER.TEST
         return {
+            **output_settings(cfg),
             "backbone": backbone,
             "sem_seg_head": build_sem_seg_head(cfg, backbone.output_shape()),
             "criterion": build_criterion(cfg),
@@ -137,18 +137,8 @@ class MaskFormer(nn.Module):
             "size_divisibility": cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
-            "semantic_on": test.SEMANTIC_ON,
-            "instance_on": test.INSTANCE_ON,
-            "panoptic_on": test.PANOPTIC_ON,
-            "resize_masks_first": test.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE,
-            "object_mask_threshold": test.OBJECT_MASK_THRESHOLD,
-            "overlap_threshold": test.OVERLAP_THRESHOLD,
-            "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
-            "test_precision": test.PRECISION,
+            "test_precision": cfg.MODEL.MASK_FORMER.TEST.PRECISION,
             "compile_model": cfg.MODEL.COMPILE,
-            "max_inference_bytes": test.MAX_MEMORY_MB * 2**20 if test.MAX_MEMORY_MB > 0 else None,
-            "compact_outputs": test.COMPACT_OUTPUTS,
-            "run_lengths": test.RUN_LENGTHS,
         }
 
     @property
@@ -250,6 +240,23 @@ class MaskFormer(nn.Module):
         image_size = (inputs["image"].shape[-2], inputs["image"].shape[-1])
         masks = _packed(instances.gt_masks, image_size, self.device, _name(inputs)).padded(*size)
         return Target(labels=labels.to(self.device, non_blocking=True), masks=masks)
+
+
+def output_settings(cfg: CfgNode) -> dict[str, Any]:
+    """The arguments of `MaskFormer` that say which outputs are made of predictions, and how."""
+    test = cfg.MODEL.MASK_FORMER.TEST
+    return {
+        "semantic_on": test.SEMANTIC_ON,
+        "instance_on": test.INSTANCE_ON,
+        "panoptic_on": test.PANOPTIC_ON,
+        "resize_masks_first": test.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE,
+        "object_mask_threshold": test.OBJECT_MASK_THRESHOLD,
+        "overlap_threshold": test.OVERLAP_THRESHOLD,
+        "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
+        "max_inference_bytes": test.MAX_MEMORY_MB * 2**20 if test.MAX_MEMORY_MB > 0 else None,
+        "compact_outputs": test.COMPACT_OUTPUTS,
+        "run_lengths": test.RUN_LENGTHS,
+    }
 
 
 def _packed(masks: object, size: tuple[int, int], device: torch.device, name: str) -> PackedMasks:

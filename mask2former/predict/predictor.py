@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from mask2former.d2.config import CfgNode
 from mask2former.d2.structures import Instances
 from mask2former.d2.transforms import AugInput, AugmentationList
 from mask2former.data.augmentation import build_test_augmentation
+from mask2former.data.datasets.metadata import categories_of
 from mask2former.engine.setup import use_available_device
 from mask2former.evaluation.instance import DEFAULT_THRESHOLD
 from mask2former.evaluation.pictures import draw_output
@@ -24,6 +25,9 @@ from mask2former.predict.inputs import Images, OnError, Picture, read_picture, r
 from mask2former.predict.result import Result
 from mask2former.predict.sources import load, source_config, with_task
 from mask2former.predict.tiles import Tiles, predict_in_tiles
+
+if TYPE_CHECKING:
+    from mask2former.export import Comparison
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,6 +198,23 @@ class Predictor:
         rgb = np.ascontiguousarray(image[:, :, order])
         found = output.output if isinstance(output, Result) else output
         return draw_output(rgb, found, self.metadata, score_threshold=0.0)[:, :, order]
+
+    def export(self, output: str | os.PathLike[str], *, format: str = "onnx", **options: Any) -> Comparison:
+        """Write the model as a file for another runtime, run the file, and compare it with PyTorch.
+
+        Args:
+            output: the file; it is kept only if it computes what the model does, and is a source of predictors, too.
+            format: "onnx", "pt2", "openvino" or "tensorrt-onnx".
+            options: of `mask2former.export.export_model`.
+
+        Raises:
+            ExportError: the model cannot be exported, or the file differs.
+        """
+        from mask2former.export import export_model
+
+        thresholds = self.score_threshold if isinstance(self.score_threshold, list) else []
+        known: dict[str, Any] = {"categories": categories_of(self.metadata), "score_thresholds": thresholds}
+        return export_model(self.model, self.cfg, output, format=format, **known, **options)
 
     def _prepare(self, picture: Picture) -> _Prepared:
         height, width = picture.pixels.shape[:2]

@@ -21,7 +21,7 @@ from mask2former.evaluation.instance import DEFAULT_THRESHOLD
 
 logger = logging.getLogger(__name__)
 
-EXPORTED: dict[str, str] = {}
+EXPORTED: dict[str, str] = dict.fromkeys((".onnx", ".pt2", ".xml"), "mask2former.predict.exported")
 """Suffix of exported files → module that reads them: an `ExportedFormat`."""
 
 

@@ -14,7 +14,7 @@ from tests.helpers.models import small_cfg, small_model
 
 
 def test_the_choices_of_formats() -> None:
-    assert command.FORMATS == FORMATS
+    assert tuple(FORMATS) == command.FORMATS
 
 
 def test_from_a_checkpoint_to_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mask2former.d2.structures import ImageList
-from mask2former.export import Comparison, ExportError, export_model
+from mask2former.export import Comparison, ExportError, export_model, open_exported
 from mask2former.export import run as export_run
 from mask2former.export.onnx import INPUT, OnnxSession, check_onnx
 from mask2former.export.verify import check, probe_images
@@ -56,7 +56,7 @@ def logits(model: Any, images: torch.Tensor) -> dict[str, np.ndarray]:
 def test_any_size_and_number_of_images(exported: tuple[Any, Path, Comparison], shape: tuple[int, int, int]) -> None:
     model, path, _ = exported
     images = probe_images(shape, seed=3)
-    expected, found = logits(model, images), OnnxSession(path)(images.numpy())
+    expected, found = logits(model, images), open_exported(path)(images.numpy())
     assert list(found) == ["class_logits", "mask_logits"]
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, atol=2e-5 * np.abs(value).max())
