@@ -11,6 +11,9 @@ EXAMPLE, ADE20K, COCO = "data/example.py", "data/prepare/ade20k.py", "data/datas
 IMAGES, MASKS, POINTS = "data/images.py", "modeling/masks.py", "modeling/points.py"
 PAIRS, LAYERS, RESNET = "modeling/pairs.py", "modeling/transformer.py", "modeling/backbone/resnet.py"
 PARTS, SAMPLING, MIXTURE = "engine/accumulation.py", "data/sampling.py", "data/layouts/mixture.py"
+RUNS, OBJECTS, VIDEO = "modeling/run_lengths.py", "predict/objects.py", "predict/video.py"
+PREDICTOR, TILED = "predict/predictor.py", ("predict/test_tiled_predictor.py",)
+TILES = ("predict/test_tiles.py",)
 CPU, DERIVE = "ops/cpu.py", "engine/derive.py"
 INITIAL = ("modeling/test_initialisation.py",)
 SEMANTIC, PANOPTIC, INSTANCE = (f"evaluation/{name}.py" for name in ("semantic", "panoptic", "instance"))
@@ -506,4 +509,24 @@ MUTANTS = [
     Mutant("steps of the published length", DERIVE, "round(share * length)", "round(share * 368750)"),
     Mutant("all free memory taken", "engine/probe.py", '"cpu": 0.75', '"cpu": 1.0'),
     Mutant("crowds are objects", "data/summary.py", 'if not entry.get("iscrowd", 0)', "if True"),
+    # predict
+    Mutant("runs end with their column", RUNS, "return ends[single]", "return np.unique(ends)"),
+    Mutant("runs of a part go on below it", RUNS, "self._note(self._last[:, None], self._done)", "pass"),
+    Mutant("every band begins anew", RUNS, "self._last = inside[:, -1].clone()", "self._last = self._last"),
+    Mutant(
+        "sums in place of means", "predict/mean.py", "torch.div(done, seen.to(done.device), out=done)", "pass", TILES
+    ),
+    Mutant("rows of tiles forget each other", "predict/mean.py", "= rest.clone()", "= 0", TILES),
+    Mutant("objects of any class are one", OBJECTS, "comparable & (inside >= SAME", "(inside >= SAME", TILES),
+    Mutant("an object is joined with many", OBJECTS, "if a not in taken_a and b not in taken_b:", "if True:", TILES),
+    Mutant("what tiles cut off is kept", OBJECTS, "return cut and 2 * in_core < area", "return False", TILES),
+    Mutant("small overlaps join objects", OBJECTS, "SAME_OBJECT = 0.5", "SAME_OBJECT = 0.0", TILES),
+    Mutant("the core has no say", OBJECTS, "core | (own == 0)", "own == 0", TILES),
+    Mutant("voids stay", OBJECTS, "core | (own == 0)", "core", TILES),
+    Mutant("the first score counts", OBJECTS, "max(best[group], scores[number])", "best[group]", TILES),
+    Mutant("tiles with labels", PREDICTOR, "COMPACT_OUTPUTS = False", "COMPACT_OUTPUTS = True", TILED),
+    Mutant("stride ignored", PREDICTOR, "Tiles(tile, stride)", "Tiles(tile)", TILED),
+    Mutant("odd rows cut off", VIDEO, "height % 2, 0, width % 2", "0, 0, 0"),
+    Mutant("Ctrl-C loses a video", VIDEO, "interruption = error", "raise"),
+    Mutant("blue is red", VIDEO, "cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)", "frame"),
 ]

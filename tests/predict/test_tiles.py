@@ -14,6 +14,7 @@ import torch
 from mask2former.d2.structures import Boxes, Instances
 from mask2former.modeling.inference import mask_boxes
 from mask2former.modeling.run_lengths import RunLengthMasks
+from mask2former.predict.objects import match
 from mask2former.predict.tiles import Tiles, predict_in_tiles
 from tests.helpers import inference_memory
 
@@ -241,6 +242,14 @@ def test_images_without_anything() -> None:
     assert output["instances"].pred_masks.tensor.shape == (0, 50, 80)
     assert output["panoptic_seg"][1] == []
     assert not output["panoptic_seg"][0].any()
+
+
+def test_objects_are_one_if_the_larger_covers_half_of_the_smaller() -> None:
+    areas, same = (np.array([100.0]), np.array([200.0])), np.array([[True]])
+    assert match(np.array([[49.0]]), *areas, same) == []
+    assert match(np.array([[50.0]]), *areas, same) == [(0, 0)]
+    assert match(np.array([[90.0, 95.0]]), areas[0], np.array([100.0, 400.0]), np.array([[True, True]])) == [(0, 0)]
+    assert match(np.array([[90.0, 95.0]]), areas[0], np.array([100.0, 400.0]), np.array([[False, True]])) == [(0, 1)]
 
 
 def test_each_object_of_a_tile_is_joined_with_one_of_a_neighbour_at_most() -> None:
