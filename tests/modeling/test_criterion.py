@@ -9,20 +9,29 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mask2former.benchmarks.per_layer_criterion import PerLayerCriterion
+from mask2former.d2 import comm
 from mask2former.modeling import masks as masks_module
 from mask2former.modeling import matcher as matcher_module
 from mask2former.modeling import points as points_module
-from mask2former.modeling.criterion import SetCriterion, dice, sigmoid_cross_entropy, weighted_losses
+from mask2former.modeling.criterion import (
+    SetCriterion,
+    average_number_of_masks,
+    dice,
+    sigmoid_cross_entropy,
+    weighted_losses,
+)
 from mask2former.modeling.masks import PackedMasks
 from mask2former.modeling.matcher import Assignment, HungarianMatcher, Target, assign
 from mask2former.modeling.points import values_at_once
 from tests.helpers import golden
 from tests.helpers.points import same_points
+from tests.helpers.processes import run_processes
 
 NAMES = ("loss_ce", "loss_mask", "loss_dice")
 
@@ -523,34 +532,19 @@ def test_criteria_with_a_weight_dict_are_weighted() -> None:
     assert ours == criterion()(outputs(), packed)
 
 
-TWO_PROCESSES = """
-import sys, torch
-import torch.distributed as dist
-from mask2former.d2 import comm
-from mask2former.modeling.criterion import average_number_of_masks
-from tests.modeling.test_criterion import criterion, outputs, targets
-
-rank, folder = int(sys.argv[1]), sys.argv[2]
-dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-comm.create_local_process_group(2)
-counts = [(1, 0), (4, 2)][rank]
-torch.manual_seed(0)
-losses = criterion()(outputs(), targets(*counts))
-torch.save({name: loss.item() for name, loss in losses.items()}, f"{folder}/{rank}.pth")
-assert average_number_of_masks(0, torch.device("cpu")) == 0.5
-"""
+def losses_of_one_process(folder: Path) -> None:
+    """Both processes have other numbers of targets."""
+    counts = [(1, 0), (4, 2)][comm.get_rank()]
+    torch.manual_seed(0)
+    losses = criterion()(outputs(), targets(*counts))
+    torch.save({name: loss.item() for name, loss in losses.items()}, folder / f"{comm.get_rank()}.pth")
+    assert average_number_of_masks(0, torch.device("cpu")) == 0.5
 
 
+@pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="PyTorch was built without gloo")
 def test_counts_are_averaged_over_processes(tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "ignore", "-c", TWO_PROCESSES]
-    both = [
-        subprocess.Popen([*command, str(rank), str(tmp_path)], env=environment, stderr=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    for process in both:
-        _, error = process.communicate(timeout=300)
-        assert process.returncode == 0, error
+    ended = run_processes(losses_of_one_process, tmp_path, folder=tmp_path)
+    assert [process.code for process in ended] == [0, 0], ended
     for rank, counts in enumerate([(1, 0), (4, 2)]):
         torch.manual_seed(0)
         alone = criterion()(outputs(), targets(*counts))
