@@ -28,6 +28,10 @@ def add_maskformer2_config(cfg: CfgNode) -> None:
         PICTURES=8,
         # Keep what report.html shows beside the metrics, and write that page at the end of training.
         REPORT=True,
+        # Side of the tiles in which the model sees an image, in evaluation and prediction, in pixels of the image as it
+        # is resized for it; 0: it sees all at once. For images of many small objects, and crops as small in training.
+        TILE_SIZE=0,
+        TILE_STRIDE=0,  # from one tile to the next; 0: three quarters of a tile
     )
     _set_default(
         cfg.MODEL,

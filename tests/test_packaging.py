@@ -40,6 +40,7 @@ LAYERS = [
     "mask2former.engine",
     "mask2former.report",
     "mask2former.evaluation",
+    "mask2former.tiling",
     "mask2former.export",
     "mask2former.checkpoint",
     "mask2former.visualization",

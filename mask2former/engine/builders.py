@@ -20,6 +20,7 @@ from mask2former.engine.schedules import build_lr_scheduler
 from mask2former.engine.test_time_augmentation import SemanticSegmentorWithTTA, semantic_only
 from mask2former.evaluation.build import build_evaluators
 from mask2former.evaluation.engine import inference_on_dataset, print_results
+from mask2former.tiling import in_tiles
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ class Builders:
         names = cfg.DATASETS.TEST
         if evaluators is None:
             evaluators = [cls.build_evaluator(cfg, name) for name in names]
+        model = in_tiles(cfg, model)
         results: dict[str, Any] = {}
         for name, evaluator in zip(names, evaluators, strict=True):
             results[name] = inference_on_dataset(model, cls.build_test_loader(cfg, name), evaluator)

@@ -30,6 +30,7 @@ from mask2former.engine.loggers import check_loggers
 from mask2former.engine.metric_hooks import check_metrics
 from mask2former.evaluation.build import check_outputs, find_builder
 from mask2former.similar import did_you_mean
+from mask2former.tiling import Tiles
 
 logger = logging.getLogger(__name__)
 
@@ -164,7 +165,7 @@ def check_train_datasets(cfg: CfgNode, *, check_classes: bool = True) -> None:
         if kind in ENTRIES and not fullest_image(dicts, kind)[0]:
             raise SetupError(f"Data set {name!r}: none of its {len(dicts)} images has an annotation to learn from")
         log_dataset(name, dicts, kind)
-        if cfg.MODEL.META_ARCHITECTURE == "MaskFormer" and kind in ENTRIES:
+        if cfg.MODEL.META_ARCHITECTURE == "MaskFormer" and kind in ENTRIES and not cfg.TEST.TILE_SIZE:
             check_queries(name, dicts, kind, cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES)
     unread = unread_input_keys(cfg)
     if unread:
@@ -376,4 +377,25 @@ def check_tasks(cfg: CfgNode) -> None:
         raise SetupError(
             f"TEST.AUG.ENABLED averages semantic scores: set {prefix}.SEMANTIC_ON True and {prefix}.COMPACT_OUTPUTS "
             "False, or TEST.AUG.ENABLED False"
+        )
+    check_tiles(cfg)
+
+
+def check_tiles(cfg: CfgNode) -> None:
+    """Check TEST.TILE_SIZE and TILE_STRIDE, and what cannot be done in tiles."""
+    if not cfg.TEST.TILE_SIZE:
+        return
+    try:
+        Tiles(cfg.TEST.TILE_SIZE, cfg.TEST.TILE_STRIDE or None)
+    except ValueError as error:
+        raise SetupError(f"TEST.TILE_SIZE and TEST.TILE_STRIDE: {error}") from error
+    if cfg.TEST.AUG.ENABLED:
+        raise SetupError(
+            "TEST.AUG.ENABLED looks at whole images, TEST.TILE_SIZE at tiles: set one of them to False or 0"
+        )
+    test = cfg.MODEL.MASK_FORMER.TEST
+    if test.SEMANTIC_ON and test.COMPACT_OUTPUTS:
+        raise SetupError(
+            "TEST.TILE_SIZE takes the mean of semantic scores: set MODEL.MASK_FORMER.TEST.COMPACT_OUTPUTS or "
+            "SEMANTIC_ON False, or TEST.TILE_SIZE 0"
         )

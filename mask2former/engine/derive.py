@@ -62,21 +62,19 @@ class Limits(NamedTuple):
     """What a step can take.
 
     Attributes:
-        crop: side of square crops.
-        enlarged: longest side that images of the test are scaled to.
+        crop: side of square crops; images are scaled to twice as much at most.
         pixels: of crops of label maps.
         short: short side that images with label maps are scaled to, before it varies.
     """
 
     crop: int
-    enlarged: int
     pixels: int
     short: int
 
 
-ON_GPU = Limits(1024, 2048, 512 * 1024, 1024)
-ON_CPU = Limits(512, 1024, 384 * 512, 512)
-ON_CPU_FROM_SCRATCH = Limits(192, 192, 128 * 192, 192)  # queries learn where objects are: from views as in the test
+ON_GPU = Limits(1024, 512 * 1024, 1024)
+ON_CPU = Limits(512, 384 * 512, 512)
+ON_CPU_FROM_SCRATCH = Limits(128, 128 * 192, 192)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,13 +136,16 @@ def task_settings(cfg: CfgNode, data: DataSummary, conditions: Conditions) -> It
 
 
 def query_settings(cfg: CfgNode, data: DataSummary, conditions: Conditions) -> Iterable[Setting]:
-    """More queries than any image has objects, and as many detections."""
+    """More queries than the model sees objects at once, and as many detections."""
     key, node = "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", cfg.MODEL.MASK_FORMER
-    most, needed = data.most[0], math.ceil(MARGIN * data.most[0])
+    most, view, file = data.most[0], "an image", os.path.basename(data.most[1])
+    if cfg.TEST.TILE_SIZE:
+        most, view = math.ceil(most * (cfg.TEST.TILE_SIZE / cfg.INPUT.MAX_SIZE_TEST) ** 2), "a tile"
+        file = f"a tile of {file}"
+    needed = math.ceil(MARGIN * most)
     if (most if conditions.pretrained else needed) <= node.NUM_OBJECT_QUERIES:
-        yield Setting(key, node.NUM_OBJECT_QUERIES, f"enough for at most {most} objects in an image")
+        yield Setting(key, node.NUM_OBJECT_QUERIES, f"enough for at most {most} objects in {view}")
     else:
-        file = os.path.basename(data.most[1])
         yield Setting(key, 50 * math.ceil(needed / 50), f"a fifth more than the {most} objects of {file}")
     if data.kind != SEMANTIC and most > cfg.TEST.DETECTIONS_PER_IMAGE:
         yield Setting("TEST.DETECTIONS_PER_IMAGE", node.NUM_OBJECT_QUERIES, f"up to {most} objects are to be found")
@@ -162,14 +163,12 @@ def _jitter_sizes(cfg: CfgNode, data: DataSummary, conditions: Conditions) -> It
     if small and small * natural < SMALL:
         side = min(2 * natural, _multiple(SMALL / small))
         why += f", a tenth of the objects is below {max(1, round(small * natural))} pixels wide"
-    side = min(side, limits.enlarged)
+    side = min(side, 2 * limits.crop)
     crop = min(_multiple(side), limits.crop)
     if crop < _multiple(side):
         why += f"; crops of {crop} of it at {side} on a {conditions.place}"
     elif side > natural:
         why += f": enlarged {side / natural:.1f} times"
-    elif side < natural:
-        why += f"; at most {side} on a {conditions.place}"
     yield Setting("INPUT.IMAGE_SIZE", crop, why)
     crop = cfg.INPUT.IMAGE_SIZE
     low, high = (0.1, 2.0) if data.relative[2] > 8 * small else (0.5, 1.5)
@@ -179,6 +178,10 @@ def _jitter_sizes(cfg: CfgNode, data: DataSummary, conditions: Conditions) -> It
     yield Setting("INPUT.MAX_SCALE", round(high * side / crop, 3), reason)
     for key in ("INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST"):
         yield Setting(key, _multiple(side), "of the longest side: the middle of the scales of training")
+    if not conditions.pretrained and crop < side:
+        yield Setting(
+            "TEST.TILE_SIZE", crop, "the test sees as much at once as a crop, where objects' places are learnt"
+        )
 
 
 def _semantic_sizes(data: DataSummary, conditions: Conditions) -> Iterable[Setting]:

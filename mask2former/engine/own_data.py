@@ -157,7 +157,7 @@ def plan(request: Request, *, probe: bool = True) -> Plan:
         processors=os.cpu_count() or 1,
         epochs=request.epochs,
     )
-    rules = (derive.task_settings, derive.query_settings, derive.size_settings, derive.worker_settings)
+    rules = (derive.task_settings, derive.size_settings, derive.query_settings, derive.worker_settings)
     settings += derive.derive(cfg, train, conditions, rules, given)
 
     seconds = None

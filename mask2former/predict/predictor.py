@@ -24,7 +24,7 @@ from mask2former.predict.batches import in_batches
 from mask2former.predict.inputs import Images, OnError, Picture, read_picture, read_pictures
 from mask2former.predict.result import Result
 from mask2former.predict.sources import load, source_config, with_task
-from mask2former.predict.tiles import Tiles, predict_in_tiles
+from mask2former.tiling import Tiles, predict_in_tiles
 
 if TYPE_CHECKING:
     from mask2former.export import Comparison

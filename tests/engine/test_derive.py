@@ -134,11 +134,18 @@ def test_given_crop_sets_the_scales() -> None:
     assert (found["MIN_SCALE"], found["MAX_SCALE"], found["MAX_SIZE_TEST"]) == (1.0, 3.0, 608)
 
 
-@pytest.mark.parametrize(("pretrained", "crop", "test"), [(True, 512, 608), (False, 192, 192)])
-def test_a_cpu_has_smaller_crops(pretrained: bool, crop: int, test: int) -> None:
+@pytest.mark.parametrize(("pretrained", "crop", "test", "tile"), [(True, 512, 608, 0), (False, 128, 256, 128)])
+def test_a_cpu_has_smaller_crops(pretrained: bool, crop: int, test: int, tile: int) -> None:
+    """From random weights the test sees no more at once than training."""
     found = run(summary(), [derive.size_settings], on_gpu=False, pretrained=pretrained)
-    assert (found["IMAGE_SIZE"], found["MAX_SIZE_TEST"]) == (crop, test)
-    assert found["MIN_SCALE"] == pytest.approx(0.5 * min(test, 600) / crop, abs=1e-3)
+    assert (found["IMAGE_SIZE"], found["MAX_SIZE_TEST"], found.get("TILE_SIZE", 0)) == (crop, test, tile)
+
+
+def test_queries_of_tiles() -> None:
+    data = summary(counts=Counts(most=(600, "a.png")))  # a quarter of them in a tile
+    found = run(data, [derive.size_settings, derive.query_settings], on_gpu=False, pretrained=False)
+    assert (found["NUM_OBJECT_QUERIES"], found["DETECTIONS_PER_IMAGE"]) == (200, 200)
+    assert found["TILE_SIZE"] * 2 == found["MAX_SIZE_TEST"]
 
 
 def test_semantic_sizes() -> None:

@@ -14,8 +14,8 @@ import torch
 from mask2former.d2.structures import Boxes, Instances
 from mask2former.modeling.inference import mask_boxes
 from mask2former.modeling.run_lengths import RunLengthMasks
-from mask2former.predict.objects import match
-from mask2former.predict.tiles import Tiles, predict_in_tiles
+from mask2former.tiling.objects import match
+from mask2former.tiling.tiles import Tiles, predict_in_tiles
 from tests.helpers import inference_memory
 
 # Objects by the colour of their first channel, which is their class: they do not touch those of their class.

@@ -6,7 +6,7 @@ tiles, however many there are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -130,7 +130,21 @@ class Merger(Protocol):
 def predict_in_tiles(image: np.ndarray, tiles: Tiles, predict: Predict, *, labels_only: bool = False) -> Outputs:
     """What `predict` makes of an image, uint8 (H, W, 3), tile by tile.
 
-    An image that is one tile is predicted as it is.
+    Returns:
+        See `merge_outputs`.
+    """
+    chosen = tiles.of(*image.shape[:2])
+    cut = (np.ascontiguousarray(image[tile.rows, tile.columns]) for tile in chosen)
+    parts = cut if len(chosen) > 1 else [image]
+    return merge_outputs(chosen, image.shape[:2], predict(parts), labels_only=labels_only)
+
+
+def merge_outputs(
+    tiles: Sequence[Tile], size: tuple[int, int], outputs: Iterable[Outputs], *, labels_only: bool = False
+) -> Outputs:
+    """Put the outputs for all tiles of an image of `size` (H, W) together, one after the other.
+
+    That of a single tile stays as it is.
 
     Returns:
         `sem_seg`: the mean of the scores of all tiles that see a pixel; or, with `labels_only`, the class for which
@@ -138,21 +152,18 @@ def predict_in_tiles(image: np.ndarray, tiles: Tiles, predict: Predict, *, label
         `panoptic_seg`: see `PanopticMerger`.
         `instances`: see `InstanceMerger`; their masks are `RunLengthMasks`.
     """
-    from mask2former.predict.mean import SemanticMerger
-    from mask2former.predict.objects import InstanceMerger, PanopticMerger
+    from mask2former.tiling.mean import SemanticMerger
+    from mask2former.tiling.objects import InstanceMerger, PanopticMerger
 
-    height, width = image.shape[:2]
-    chosen = tiles.of(height, width)
-    if len(chosen) == 1:
-        return _with_labels(next(predict([image])), labels_only)
+    if len(tiles) == 1:
+        return _with_labels(next(iter(outputs)), labels_only)
     kinds: dict[str, Callable[[], Merger]] = {
-        "sem_seg": lambda: SemanticMerger(chosen, labels_only=labels_only),
-        "panoptic_seg": lambda: PanopticMerger((height, width)),
-        "instances": lambda: InstanceMerger((height, width)),
+        "sem_seg": lambda: SemanticMerger(tiles, labels_only=labels_only),
+        "panoptic_seg": lambda: PanopticMerger(size),
+        "instances": lambda: InstanceMerger(size),
     }
     mergers: dict[str, Merger] = {}
-    parts = (np.ascontiguousarray(image[tile.rows, tile.columns]) for tile in chosen)
-    for tile, output in zip(chosen, predict(parts), strict=True):
+    for tile, output in zip(tiles, outputs, strict=True):
         for key in output.keys() & kinds.keys():
             mergers.setdefault(key, kinds[key]()).add(tile, output[key])
     return {key: merger.result() for key, merger in mergers.items()}

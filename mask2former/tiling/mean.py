@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mask2former.predict.tiles import Tile
+from mask2former.tiling.tiles import Tile
 
 
 class SemanticMerger:

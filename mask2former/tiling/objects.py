@@ -16,7 +16,7 @@ from mask2former.d2.structures import Instances
 from mask2former.modeling.inference import Segment
 from mask2former.modeling.mask_rows import Size
 from mask2former.modeling.run_lengths import RLE, RunLengthMasks
-from mask2former.predict.tiles import Box, Tile
+from mask2former.tiling.tiles import Box, Tile
 
 SAME_OBJECT = 0.5
 """Of two masks, seen where tiles overlap, the larger covers so much of the smaller if they are of one object."""
