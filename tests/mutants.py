@@ -13,7 +13,7 @@ PAIRS, LAYERS, RESNET = "modeling/pairs.py", "modeling/transformer.py", "modelin
 PARTS, SAMPLING, MIXTURE = "engine/accumulation.py", "data/sampling.py", "data/layouts/mixture.py"
 RUNS, OBJECTS, VIDEO = "modeling/run_lengths.py", "tiling/objects.py", "predict/video.py"
 PREDICTOR, TILED = "predict/predictor.py", ("predict/test_tiled_predictor.py",)
-TILES = ("predict/test_tiles.py",)
+TILES = ("tiling/test_tiles.py",)
 CPU, DERIVE = "ops/cpu.py", "engine/derive.py"
 INITIAL = ("modeling/test_initialisation.py",)
 SEMANTIC, PANOPTIC, INSTANCE = (f"evaluation/{name}.py" for name in ("semantic", "panoptic", "instance"))
@@ -514,9 +514,9 @@ MUTANTS = [
     Mutant("runs of a part go on below it", RUNS, "self._note(self._last[:, None], self._done)", "pass"),
     Mutant("every band begins anew", RUNS, "self._last = inside[:, -1].clone()", "self._last = self._last"),
     Mutant(
-        "sums in place of means", "predict/mean.py", "torch.div(done, seen.to(done.device), out=done)", "pass", TILES
+        "sums in place of means", "tiling/mean.py", "torch.div(done, seen.to(done.device), out=done)", "pass", TILES
     ),
-    Mutant("rows of tiles forget each other", "predict/mean.py", "= rest.clone()", "= 0", TILES),
+    Mutant("rows of tiles forget each other", "tiling/mean.py", "= rest.clone()", "= 0", TILES),
     Mutant("objects of any class are one", OBJECTS, "comparable & (inside >= SAME", "(inside >= SAME", TILES),
     Mutant("an object is joined with many", OBJECTS, "if a not in taken_a and b not in taken_b:", "if True:", TILES),
     Mutant("what tiles cut off is kept", OBJECTS, "return cut and 2 * in_core < area", "return False", TILES),
