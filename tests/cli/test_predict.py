@@ -128,6 +128,29 @@ def test_an_interrupted_run_keeps_what_was_done(folder: Path, monkeypatch: pytes
     ]
 
 
+def test_averaged_weights(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(folder, "--ema", status=1)
+    assert "holds no average of weights" in capsys.readouterr().err
+    content = torch.load(folder / "model.pth", weights_only=True)
+    torch.save({**content, "ema_state": {"threshold": torch.tensor(250.0)}}, folder / "model.pth")
+    output = run(folder, "--ema", "--task", "panoptic")  # nothing is that bright
+    assert read(output / "panoptic.json")["annotations"][0]["segments_info"] == []
+    run(folder, "--task", "panoptic", status=1)
+    assert "made with other settings (config)" in capsys.readouterr().err
+    run(folder, "--task", "panoptic", "--overwrite")
+    assert len(read(output / "panoptic.json")["annotations"][0]["segments_info"]) == 1
+
+
+def test_a_second_call_and_batches(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in "bc":
+        shutil.copy(folder / "images" / "a.png", folder / "images" / f"{name}.png")
+    first = read(run(folder, "--batch-size", "2") / "semantic.json")
+    assert [image["id"] for image in first["images"]] == [1, 2, 3]
+    run(folder)
+    assert "3 predictions (3 from before) in" in capsys.readouterr().out
+    run(folder, "--batch-size", "0", status=2)
+
+
 def test_random_heads_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cfg = small_cfg(MODEL__SEM_SEG_HEAD__NUM_CLASSES=2)
     weights = build_model(cfg).state_dict()

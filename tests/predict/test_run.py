@@ -17,6 +17,7 @@ from mask2former.predict.files import find_images
 from mask2former.predict.journal import Journal
 from mask2former.predict.predictor import Predictor
 from mask2former.predict.run import Outcome, predict_files
+from mask2former.tiling import Tiles
 from tests.helpers.predicting import predictor
 
 ROOT = Path(__file__).parents[2]
@@ -92,6 +93,10 @@ def test_other_settings_do_not_mix(folder: Path) -> None:
     run(folder, "out")
     with pytest.raises(ValueError, match=r"made with other settings \(config, threshold\).*--overwrite"):
         run(folder, "out", predictor(threshold=0.8))
+    made = predictor()
+    made.tiles = Tiles(32)
+    with pytest.raises(ValueError, match=r"other settings \(tiles\)"):
+        run(folder, "out", made)
     outcome, given = run(folder, "out", predictor(threshold=0.8), overwrite=True)
     assert (outcome.before, given) == (0, 7)
     assert len(result(folder, "out")["annotations"]) == 7

@@ -84,3 +84,7 @@ def test_inputs(folder: Path) -> None:
     found = find_images([str(images), str(images / "**" / "a.png"), str(images / "a.png"), "gone.png"])
     assert found == [images / "B.JPG", images / "a.png", images / "deeper" / "a.png", Path("gone.png")]
     assert output_names(found) == ["B", "a", "a_2", "gone"]
+    address = "https://example.org/deep/a%20b.jpg?size=3"
+    assert find_images([address]) == [address]
+    assert output_names([address, Path("a b.png")]) == ["a b", "a b_2"]
+    assert output_names([Path("x/a.png"), Path("y/a.png")], {"y/a.png": "a"}) == ["a_2", "a"]
