@@ -144,4 +144,5 @@ def _run(folder: Path) -> None:
         arguments = ["--config-file", str(folder / "config.yaml"), "--eval-only", "MODEL.WEIGHTS", weights]
         train_net.main(parser.parse_args(arguments))
     cfg.MODEL.WEIGHTS = weights
+    cfg.TEST.TILE_SIZE = 40
     Predictor(cfg)(np.zeros((64, 64, 3), np.uint8))
