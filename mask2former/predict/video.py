@@ -162,7 +162,7 @@ def _check_display() -> None:
     """Raise OSError where no window can be shown; OpenCV itself may end the process there."""
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         raise OSError("there is no display to show a window on: write a video with --output FILE.mp4 instead")
-    if not cv2.currentUIFramework():
+    if not getattr(cv2, "currentUIFramework", str)():  # builds without windows may lack the question too
         raise OSError(
             "this OpenCV was built without windows: in place of opencv-python-headless install opencv-python, or write "
             "a video with --output FILE.mp4"

@@ -155,7 +155,10 @@ def test_no_window_without_a_display(source: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(OSError, match=r"no display .* --output FILE\.mp4"):
         predict_video(Darken(), source, show=True)
     monkeypatch.setenv("DISPLAY", ":0")
-    monkeypatch.setattr(cv2, "currentUIFramework", lambda: "")
+    monkeypatch.setattr(cv2, "currentUIFramework", lambda: "", raising=False)
+    with pytest.raises(OSError, match="install opencv-python"):
+        predict_video(Darken(), source, show=True)
+    monkeypatch.delattr(cv2, "currentUIFramework")
     with pytest.raises(OSError, match="install opencv-python"):
         predict_video(Darken(), source, show=True)
 
@@ -166,12 +169,12 @@ def test_a_window_shows_frames_until_it_is_closed(
 ) -> None:
     shown: list[np.ndarray] = []
     monkeypatch.setattr("sys.platform", "win32")
-    monkeypatch.setattr(cv2, "currentUIFramework", lambda: "WIN32")
-    monkeypatch.setattr(cv2, "namedWindow", lambda title, flags: None)
-    monkeypatch.setattr(cv2, "destroyWindow", lambda title: shown.append(np.array(title == TITLE)))
-    monkeypatch.setattr(cv2, "imshow", lambda title, frame: shown.append(frame.copy()))
-    monkeypatch.setattr(cv2, "waitKey", lambda delay: key)
-    monkeypatch.setattr(cv2, "getWindowProperty", lambda title, which: visible)
+    monkeypatch.setattr(cv2, "currentUIFramework", lambda: "WIN32", raising=False)
+    monkeypatch.setattr(cv2, "namedWindow", lambda title, flags: None, raising=False)
+    monkeypatch.setattr(cv2, "destroyWindow", lambda title: shown.append(np.array(title == TITLE)), raising=False)
+    monkeypatch.setattr(cv2, "imshow", lambda title, frame: shown.append(frame.copy()), raising=False)
+    monkeypatch.setattr(cv2, "waitKey", lambda delay: key, raising=False)
+    monkeypatch.setattr(cv2, "getWindowProperty", lambda title, which: visible, raising=False)
     assert predict_video(Darken(), source, show=True, output=tmp_path / "out.mp4") == count
     assert shown.pop() == np.array(True)
     check(np.array(shown)[..., ::-1], count)
