@@ -14,6 +14,7 @@ PARTS, SAMPLING, MIXTURE = "engine/accumulation.py", "data/sampling.py", "data/l
 RUNS, OBJECTS, VIDEO = "modeling/run_lengths.py", "tiling/objects.py", "predict/video.py"
 PREDICTOR, TILED = "predict/predictor.py", ("predict/test_tiled_predictor.py",)
 TILES = ("tiling/test_tiles.py",)
+TILED = ("tiling/test_segmenter.py",)
 CPU, DERIVE = "ops/cpu.py", "engine/derive.py"
 INITIAL = ("modeling/test_initialisation.py",)
 SEMANTIC, PANOPTIC, INSTANCE = (f"evaluation/{name}.py" for name in ("semantic", "panoptic", "instance"))
@@ -234,8 +235,7 @@ MUTANTS = [
     Mutant("feed-forward without dropout", LAYERS, "self.linear2(self.dropout(hidden))", "self.linear2(hidden)"),
     Mutant("folded norms without eps", RESNET, "(norm.running_var + norm.eps)", "norm.running_var"),
     Mutant("hooks of folded norms", RESNET, "if not fixed or observed or", "if not fixed or"),
-    Mutant("own kernels in compiled graphs", CPU, "        and not is_traced()\n", ""),
-    Mutant("own kernels in traced graphs", CPU, "        and not torch.jit.is_tracing()\n", ""),
+    Mutant("own kernels in graphs", CPU, "        and not is_traced()\n", ""),
     # loss
     Mutant(
         "count of masks over ranks x1000",
@@ -480,7 +480,14 @@ MUTANTS = [
     Mutant("no-object row anew", "checkpoint/class_rows.py", "filled[-1] = stored[-1]", "pass"),
     Mutant("names told apart by case", "checkpoint/class_rows.py", "name.lower()", "name"),
     Mutant("rate of another batch", DERIVE, "rate * cfg.SOLVER.IMS_PER_BATCH / batch", "rate"),
-    Mutant("as many queries as objects", DERIVE, "MARGIN * data.most[0]", "data.most[0]"),
+    Mutant("as many queries as objects", DERIVE, "MARGIN * most", "most"),
+    Mutant("tiles have the queries of images", DERIVE, "if cfg.TEST.TILE_SIZE:", "if False:"),
+    Mutant("tiles are not asked for", DERIVE, "if not conditions.pretrained and crop < side:", "if False:"),
+    Mutant("evaluation sees whole images", "engine/builders.py", "in_tiles(cfg, model)", "model", TILED),
+    Mutant("tiles keep their own size", "tiling/segmenter.py", "round(place * to / source)", "place", TILED),
+    Mutant(
+        "tiles are as large as images", "tiling/segmenter.py", "self.tiles.of(*given)", "Tiles(10**6).of(*given)", TILED
+    ),
     Mutant("given keys replaced", DERIVE, "if setting.key not in given:", "if True:"),
     Mutant("seed 0 is drawn", LOADER, "cfg.SEED >= 0", "cfg.SEED > 0"),
     Mutant("part without weight", CRITERION, "of_seen > 0", "of_seen >= 0", ("engine/test_accumulation.py",)),
