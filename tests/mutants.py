@@ -14,7 +14,7 @@ PARTS, SAMPLING, MIXTURE = "engine/accumulation.py", "data/sampling.py", "data/l
 RUNS, OBJECTS, VIDEO = "modeling/run_lengths.py", "tiling/objects.py", "predict/video.py"
 PREDICTOR, TILED = "predict/predictor.py", ("predict/test_tiled_predictor.py",)
 TILES = ("tiling/test_tiles.py",)
-TILED = ("tiling/test_segmenter.py",)
+IN_TILES = ("tiling/test_segmenter.py",)
 CPU, DERIVE = "ops/cpu.py", "engine/derive.py"
 INITIAL = ("modeling/test_initialisation.py",)
 SEMANTIC, PANOPTIC, INSTANCE = (f"evaluation/{name}.py" for name in ("semantic", "panoptic", "instance"))
@@ -483,10 +483,14 @@ MUTANTS = [
     Mutant("as many queries as objects", DERIVE, "MARGIN * most", "most"),
     Mutant("tiles have the queries of images", DERIVE, "if cfg.TEST.TILE_SIZE:", "if False:"),
     Mutant("tiles are not asked for", DERIVE, "if not conditions.pretrained and crop < side:", "if False:"),
-    Mutant("evaluation sees whole images", "engine/builders.py", "in_tiles(cfg, model)", "model", TILED),
-    Mutant("tiles keep their own size", "tiling/segmenter.py", "round(place * to / source)", "place", TILED),
+    Mutant("evaluation sees whole images", "engine/builders.py", "in_tiles(cfg, model)", "model", IN_TILES),
+    Mutant("tiles keep their own size", "tiling/segmenter.py", "round(place * to / source)", "place", IN_TILES),
     Mutant(
-        "tiles are as large as images", "tiling/segmenter.py", "self.tiles.of(*given)", "Tiles(10**6).of(*given)", TILED
+        "tiles are as large as images",
+        "tiling/segmenter.py",
+        "self.tiles.of(*given)",
+        "Tiles(10**6).of(*given)",
+        IN_TILES,
     ),
     Mutant("given keys replaced", DERIVE, "if setting.key not in given:", "if True:"),
     Mutant("seed 0 is drawn", LOADER, "cfg.SEED >= 0", "cfg.SEED > 0"),
