@@ -24,7 +24,7 @@ from mask2former.predict.batches import in_batches
 from mask2former.predict.inputs import Images, OnError, Picture, read_picture, read_pictures
 from mask2former.predict.result import Result
 from mask2former.predict.sources import load, source_config, with_task
-from mask2former.tiling import Tiles, predict_in_tiles
+from mask2former.tiling import Tiles, in_tiles, predict_in_tiles
 
 if TYPE_CHECKING:
     from mask2former.export import Comparison
@@ -112,7 +112,7 @@ class Predictor:
             raise ValueError("a stride needs tiles: give their size as tile")
         self.tiles = None if tile is None else Tiles(tile, stride)
         self._labels_only: bool = cfg.MODEL.MASK_FORMER.TEST.COMPACT_OUTPUTS
-        if self.tiles is not None:
+        if self.tiles is not None or cfg.TEST.TILE_SIZE:
             cfg.MODEL.MASK_FORMER.TEST.COMPACT_OUTPUTS = False  # labels have no mean
         if cfg.INPUT.FORMAT not in ("BGR", "RGB"):
             raise ValueError(f"INPUT.FORMAT must be BGR or RGB, not {cfg.INPUT.FORMAT!r}")
@@ -225,7 +225,8 @@ class Predictor:
 
     @torch.no_grad()
     def _outputs(self, batch: Sequence[_Prepared]) -> list[dict[str, Any]]:
-        outputs: list[dict[str, Any]] = self.model([prepared.inputs for prepared in batch])
+        segmenter = in_tiles(self.cfg, self.model, labels_only=self._labels_only and self.tiles is None)
+        outputs: list[dict[str, Any]] = segmenter([prepared.inputs for prepared in batch])
         for output in outputs:
             if "instances" in output:
                 output["instances"] = select_instances(output["instances"], score_threshold=self.score_threshold)

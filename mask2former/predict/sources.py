@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,7 +18,6 @@ from mask2former.d2.data import DatasetCatalog, Metadata, MetadataCatalog
 from mask2former.d2.modeling import build_model
 from mask2former.data.datasets.metadata import dataset_metadata, metadata_of
 from mask2former.evaluation.instance import DEFAULT_THRESHOLD
-from mask2former.tiling import in_tiles
 
 logger = logging.getLogger(__name__)
 
@@ -94,14 +93,8 @@ def load(cfg: CfgNode, *, allow_missing_weights: bool = False) -> Loaded:
         FileNotFoundError: there are none.
         CheckpointError: they do not fill the model, and `allow_missing_weights` is off.
     """
-    test = cfg.MODEL.MASK_FORMER.TEST
-    labels_only = bool(cfg.TEST.TILE_SIZE and test.SEMANTIC_ON and test.COMPACT_OUTPUTS)
-    if labels_only:
-        cfg.defrost()
-        test.COMPACT_OUTPUTS = False  # the mean of tiles is that of scores
     exported = _exported_format(cfg.MODEL.WEIGHTS)
-    loaded = exported.load(cfg) if exported is not None else _load_model(cfg, allow_missing_weights)
-    return replace(loaded, segmenter=in_tiles(cfg, loaded.segmenter, labels_only=labels_only))
+    return exported.load(cfg) if exported is not None else _load_model(cfg, allow_missing_weights)
 
 
 def with_task(cfg: CfgNode, task: str) -> CfgNode:

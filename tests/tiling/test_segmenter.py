@@ -14,7 +14,7 @@ from mask2former.d2.config import CfgNode
 from mask2former.engine import builders
 from mask2former.engine.checks import SetupError, check_tiles
 from mask2former.tiling import TiledSegmenter, Tiles, in_tiles, predict_in_tiles
-from tests.helpers.brightness_model import brightness_config
+from tests.helpers.brightness_model import BrightnessModel, brightness_config
 from tests.tiling.test_tiles import scene, segment
 
 
@@ -80,12 +80,19 @@ def test_predictor(compact: bool) -> None:
     cfg = tiled_config(24, 12)
     cfg.MODEL.MASK_FORMER.TEST.COMPACT_OUTPUTS = compact
     predictor = Predictor(cfg, allow_missing_weights=True)
-    predictor.model.segmenter.threshold.data.fill_(100)
+    predictor.model.threshold.data.fill_(100)
     found = predictor(image)["sem_seg"]
     labels = found if compact else found.argmax(dim=0)
     assert torch.equal(labels == 0, torch.from_numpy(image[:, :, 0] > 100))
-    assert {tuple(part["image"].shape[1:]) for part in predictor.model.segmenter.received} == {(24, 24)}
-    assert len(predictor.model.segmenter.received) == 2 * 5
+    assert {tuple(part["image"].shape[1:]) for part in predictor.model.received} == {(24, 24)}
+    assert len(predictor.model.received) == 2 * 5
+
+
+def test_what_is_exported_is_the_model_and_not_its_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    exported: list[Any] = []
+    monkeypatch.setattr("mask2former.export.export_model", lambda model, *_, **__: exported.append(model))
+    Predictor(tiled_config(24), allow_missing_weights=True).export("model.onnx")
+    assert type(exported[0]) is BrightnessModel
 
 
 def test_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
